@@ -60,8 +60,8 @@ def write_random(folder: Path, kind: str) -> Path:
     else:
         tensors["hint.weight"] = 9 * torch.eye(config.width)
     verifier = Verifier(name_or_path="tiny", tokenizer=Tokenizer.load(source).fingerprint)
-    int8, rotary = kind == "hinted", open_checkpoint(source).config
-    write_head(folder, config, tensors, verifier, int8=int8, card="# A head", rotary=rotary)
+    bits, rotary = 8 if kind == "hinted" else None, open_checkpoint(source).config
+    write_head(folder, config, tensors, verifier, bits=bits, card="# A head", rotary=rotary)
     return folder
 
 

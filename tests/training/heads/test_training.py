@@ -24,7 +24,7 @@ from outrider.training.heads import answers, run, start
 from outrider.training.heads.answers import AnswerSettings, Recorder, Text, read_numbers, record
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, shuffled
-from outrider.training.heads.loss import chain_loss, draft_with
+from outrider.training.heads.loss import chain_loss
 from outrider.training.heads.prompts import PromptFile, TrainingPrompt, training_prompts
 from outrider.training.heads.run import HeadTrainer
 from outrider.training.heads.start import Teacher, fit_ridge, fresh_head
@@ -240,7 +240,7 @@ def loss_of(made: Any) -> float:
     """The loss of all training texts in two steps."""
     places = made.training
     ids = made._vocabulary(places)
-    draft_with(made.head, ids, made.teacher)
+    made.head.lm_head = made.teacher.lm_head[ids]
     batch = made.texts.batch(places)
     with torch.no_grad():
         return float(chain_loss(made.head, made._rotary, batch, made.teacher, ids, 2))
@@ -293,7 +293,7 @@ def test_a_trained_head_can_be_written_and_read(
     made = trainer(source, recorded, tmp_path / "run", recipe(kind))
     folder, settings = tmp_path / "head", open_checkpoint(source).config
     tensors = made.tensors()
-    write_head(folder, made.config, tensors, Verifier(), int8=False, card="", rotary=settings)
+    write_head(folder, made.config, tensors, Verifier(), bits=None, card="", rotary=settings)
     file = read_head(folder, layers=LAYERS)
     assert file.config.states == (STATES if kind == "hinted" else STATES[:-1])
     for name, tensor in tensors.items():

@@ -109,7 +109,8 @@ def load_head(
     try:
         file = read_head(chosen.folder, layers=None if states is None else states.num_layers)
         check_verifier(file, target, tokenizer=tokenizer)
-        pair = run_head(file.config, file.tensors, target, name=chosen.folder.name)
+        name, grouped = chosen.folder.name, file.grouped
+        pair = run_head(file.config, file.tensors, target, name=name, grouped=grouped)
         check_head(pair, chosen.folder, tokenizer)
     except OutriderError:
         if chosen.given:

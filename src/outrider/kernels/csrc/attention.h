@@ -155,14 +155,27 @@ INLINE float score_slot(const Head *head, const float *query, int slot) {
 INLINE float soften(float *scores, int count) {
     int padded = (count + LANES - 1) / LANES * LANES;
     for (int j = count; j < padded; j++) scores[j] = -INFINITY;
-    f32x16 best = splat(-INFINITY);
+    f32x16 best = splat(-INFINITY), sum = (f32x16){0};
     for (int j = 0; j < padded; j += LANES) best = max16(best, load(scores + j));
-    f32x16 top = splat(highest16(best)), sum = (f32x16){0};
+    const float top = largest16(best); /* a NaN spoils the sum */
+#if HALF_TILES
+    __m256 part[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int j = 0; j < padded; j += LANES)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            float *place = scores + j + i * HALF;
+            const __m256 weight = exp8(_mm256_sub_ps(_mm256_loadu_ps(place), _mm256_set1_ps(top)));
+            part[i] = _mm256_add_ps(part[i], weight);
+            _mm256_storeu_ps(place, weight);
+        }
+    _mm256_storeu_ps((float *)&sum, part[0]), _mm256_storeu_ps((float *)&sum + HALF, part[1]);
+#else
     for (int j = 0; j < padded; j += LANES) {
-        f32x16 weight = exp16(load(scores + j) - top);
+        f32x16 weight = exp16(load(scores + j) - splat(top));
         sum = sum + weight;
         store(scores + j, weight);
     }
+#endif
     return sum16(sum);
 }
 

@@ -83,24 +83,72 @@ static void quantize(const float *x, int size, int padded_size, int8_t *quants, 
     }
 }
 
-/* The same for each group of 32 inputs; `sums` are those of the integers of its halves. The last group is filled
- * with zeros. */
-static void quantize_groups(const float *x, int size, int8_t *quants, float *scales, int32_t *sums) {
-    for (int g = 0; g * GROUP < size; g++, x += GROUP, quants += GROUP) {
-        float part[GROUP] = {0};
-        const int left = size - g * GROUP;
-        if (left < GROUP) memcpy(part, x, sizeof(float) * left);
-        f32x16 low = load(left < GROUP ? part : x), high = load((left < GROUP ? part : x) + LANES);
-        const float bad = spoiled16(low) + spoiled16(high);
-        if (bad != 0) low = high = (f32x16){0};
-        const float top = largest16(max16(abs16(low), abs16(high)));
-        scales[g] = top / 127.0f + bad;
-        const f32x16 steps = splat(top > 0 ? 127.0f / top : 0.0f);
-        const i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
-        *(i8x16 *)quants = low_bytes(first);
-        *(i8x16 *)(quants + LANES) = low_bytes(second);
-        sums[2 * g] = total16(first), sums[2 * g + 1] = total16(second);
+/* Quantizes one group of 32 inputs likewise; `sums` are those of the integers of its halves. Groups
+ * below LEAST, whose steps would be infinite, become zeros. */
+#define LEAST 1e-36f
+#if HALF_TILES
+INLINE void quantize_group(const float *x, int8_t *quants, float *scale, int32_t *sums) {
+    const __m256 zero = _mm256_setzero_ps(), sign = _mm256_set1_ps(-0.0f);
+    const __m256 magic = _mm256_set1_ps(12582912.0f); /* as in `rounded16` */
+    __m256 part[4], most = zero, odd = zero;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        part[i] = _mm256_loadu_ps(x + i * HALF);
+        odd = _mm256_or_ps(odd, _mm256_cmp_ps(_mm256_mul_ps(part[i], zero), zero, _CMP_UNORD_Q));
+        most = _mm256_max_ps(_mm256_andnot_ps(sign, part[i]), most);
     }
+    float bad = 0;
+    if (__builtin_expect(_mm256_movemask_ps(odd), 0)) {
+        bad = spoiled16(load(x)) + spoiled16(load(x + LANES));
+        for (int i = 0; i < 4; i++) part[i] = zero;
+        most = zero;
+    }
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    const float top = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    *scale = top / 127.0f + bad;
+    const __m256 steps = _mm256_set1_ps(top > LEAST ? 127.0f / top : 0.0f);
+    __m256i whole[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m256 moved = _mm256_add_ps(_mm256_mul_ps(part[i], steps), magic);
+        whole[i] = _mm256_cvttps_epi32(_mm256_sub_ps(moved, magic));
+    }
+    const __m256i low = _mm256_packs_epi32(whole[0], whole[1]);
+    const __m256i high = _mm256_packs_epi32(whole[2], whole[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i *)quants,
+                        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i both = _mm256_hadd_epi32(_mm256_madd_epi16(low, ones), _mm256_madd_epi16(high, ones));
+    both = _mm256_hadd_epi32(both, both); /* the first half, then the second one */
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    sums[0] = _mm_cvtsi128_si32(total), sums[1] = _mm_extract_epi32(total, 1);
+}
+#else
+INLINE void quantize_group(const float *x, int8_t *quants, float *scale, int32_t *sums) {
+    f32x16 low = load(x), high = load(x + LANES);
+    const float bad = spoiled16(low) + spoiled16(high);
+    if (bad != 0) low = high = (f32x16){0};
+    const float top = largest16(max16(abs16(low), abs16(high)));
+    *scale = top / 127.0f + bad;
+    const f32x16 steps = splat(top > LEAST ? 127.0f / top : 0.0f);
+    const i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
+    *(i8x16 *)quants = low_bytes(first);
+    *(i8x16 *)(quants + LANES) = low_bytes(second);
+    sums[0] = total16(first), sums[1] = total16(second);
+}
+#endif
+
+/* The same for each group of 32 inputs. The last group is filled with zeros. */
+static void quantize_groups(const float *x, int size, int8_t *quants, float *scales, int32_t *sums) {
+    int g = 0;
+    for (; (g + 1) * GROUP <= size; g++)
+        quantize_group(x + g * GROUP, quants + g * GROUP, scales + g, sums + 2 * g);
+    if (g * GROUP == size) return;
+    float part[GROUP] = {0};
+    memcpy(part, x + g * GROUP, sizeof(float) * (size - g * GROUP));
+    quantize_group(part, quants + g * GROUP, scales + g, sums + 2 * g);
 }
 
 INLINE int reads_integers(const Matrix *w) { return w->kind == INT8 || is_grouped(w); }

@@ -11,7 +11,7 @@ enum { VECTORS = 4 }; /* of two panels */
 
 /* Few rows wait for memory: their weights are prefetched, by this number of bytes. Several rows of
  * 8 bits take so long that the prefetcher of the processor suffices. */
-#define AHEAD 1024
+#define AHEAD 2048
 
 /* The vectors of two panels, in the order of their outputs. */
 typedef union { f32x16 panel[2]; __m256 part[VECTORS]; } Pair;
@@ -22,8 +22,8 @@ typedef union { f32x16 panel[2]; __m256 part[VECTORS]; } Pair;
 
 INLINE __m256i ints(const void *place) { return _mm256_loadu_si256((const __m256i *)place); }
 INLINE __m256i four_of(const int8_t *place) {
-    __m256i four = _mm256_set1_epi32(quad(place));
-    IN_REGISTER(four);
+    __m256i four;
+    __asm__ volatile("vpbroadcastd %1, %0" : "=x"(four) : "m"(*(const int32_t(*)[1])place));
     return four;
 }
 INLINE __m256 halves(const uint16_t *place) {
@@ -43,8 +43,9 @@ INLINE __m256i add_quad(__m256i sums, __m256i weights, __m256i four) {
 #if HALF_DOTS
     return _mm256_dpbusd_avx_epi32(sums, weights, four);
 #else
-    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, four));
-    IN_REGISTER(sums);
+    __m256i pairs;
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+            : "+x"(sums), "=&x"(pairs) : "x"(weights), "x"(four));
     return sums;
 #endif
 }
@@ -62,9 +63,10 @@ INLINE __m256i add_quad_8(__m256i sums, __m256i weights, __m256i size, __m256i f
     (void)size;
     return _mm256_dpbusd_avx_epi32(sums, weights, four);
 #else
-    const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four, weights));
-    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    IN_REGISTER(sums);
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i pairs;
+    __asm__("vpsignb %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sums), "=&x"(pairs) : "x"(weights), "x"(size), "x"(four), "x"(ones));
     return sums;
 #endif
 }
@@ -94,11 +96,18 @@ INLINE void half_factors(int kind, const Matrix *w, const uint8_t *place, int pa
 }
 
 /* Sums of one group for two vectors of outputs: the bytes at `place` hold both (4 bits), or the
- * second one follows 64 bytes later (8 bits). */
+ * second one follows 64 bytes later (8 bits). The sums have names of their own, since GCC would keep
+ * an array in memory. */
 INLINE void group_sums(int bits, const uint8_t *place, const int8_t *quants, int64_t row, int MR,
                        __m256i whole[][2]) {
     const __m256i mask = _mm256_set1_epi8(15);
-    for (int m = 0; m < MR; m++) whole[m][0] = whole[m][1] = _mm256_setzero_si256();
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+#define ADD_ROW(m)                                                                               \
+    if (m < MR) {                                                                                \
+        const __m256i four = four_of(quants + m * row + q * 4);                                  \
+        a##m = bits == 8 ? add_quad_8(a##m, low, low_size, four) : add_quad(a##m, low, four);    \
+        b##m = bits == 8 ? add_quad_8(b##m, high, high_size, four) : add_quad(b##m, high, four); \
+    }
 #pragma GCC unroll 8
     for (int q = 0; q < QUADS_A_GROUP; q++) {
         __m256i low, high, low_size, high_size;
@@ -110,20 +119,11 @@ INLINE void group_sums(int bits, const uint8_t *place, const int8_t *quants, int
             low = _mm256_and_si256(both, mask);
             high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
         }
-#pragma GCC unroll 8
-        for (int m = 0; m < MR; m++) {
-            const __m256i four = four_of(quants + m * row + q * 4);
-            if (bits == 8) {
-                whole[m][0] = add_quad_8(whole[m][0], low, low_size, four);
-                whole[m][1] = add_quad_8(whole[m][1], high, high_size, four);
-            } else {
-                whole[m][0] = add_quad(whole[m][0], low, four);
-                whole[m][1] = add_quad(whole[m][1], high, four);
-            }
-        }
+        ADD_ROW(0) ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
     }
-    for (int m = 0; m < MR && bits < 8; m++)
-        whole[m][0] = total(whole[m][0]), whole[m][1] = total(whole[m][1]);
+#define GIVE_ROW(m)                                                                              \
+    if (m < MR) whole[m][0] = bits < 8 ? total(a##m) : a##m, whole[m][1] = bits < 8 ? total(b##m) : b##m;
+    GIVE_ROW(0) GIVE_ROW(1) GIVE_ROW(2) GIVE_ROW(3)
 }
 
 INLINE void half_groups(int kind, const Matrix *w, Rows x, int panel, int MR, f32x16 out[][8]) {

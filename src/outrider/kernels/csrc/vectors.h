@@ -132,15 +132,31 @@ INLINE float half_float(uint16_t brief) {
 INLINE f32x16 select16(i32x16 mask, f32x16 yes, f32x16 no) {
     return (f32x16)(((i32x16)yes & mask) | ((i32x16)no & ~mask));
 }
-INLINE f32x16 max16(f32x16 a, f32x16 b) { return select16(a > b, a, b); }
+INLINE f32x16 max16(f32x16 a, f32x16 b) {
+#if HALF_TILES
+    union { f32x16 all; __m256 half[2]; } x = {a}, y = {b};
+    for (int i = 0; i < 2; i++) y.half[i] = _mm256_max_ps(x.half[i], y.half[i]);
+    return y.all;
+#else
+    return select16(a > b, a, b);
+#endif
+}
 INLINE f32x16 abs16(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
 
 /* The sum of all elements, always with the same tree of additions. */
 INLINE float sum16(f32x16 x) {
+#if HALF_TILES
+    union { f32x16 all; __m256 half[2]; } y = {x};
+    const __m256 eight = _mm256_add_ps(y.half[0], y.half[1]);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+#else
     float eight[8], four[4];
     for (int i = 0; i < 8; i++) eight[i] = x[i] + x[i + 8];
     for (int i = 0; i < 4; i++) four[i] = eight[i] + eight[i + 4];
     return (four[0] + four[2]) + (four[1] + four[3]);
+#endif
 }
 
 INLINE float highest16(f32x16 x) {

@@ -12,7 +12,8 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.config import HeadConfig
 from outrider.models.heads.model import HeadModel, keeping_for
 from outrider.models.heads.module import Embedding, HeadModule
-from outrider.models.heads.native import NativeHead
+from outrider.models.heads.native import NOTHING_GROUPED, NativeHead
+from outrider.models.quantization.grouped import Grouped
 from outrider.protocols import LanguageModel
 
 
@@ -31,6 +32,7 @@ def run_head(
     *,
     name: str,
     dtype: torch.dtype = torch.int8,
+    grouped: Mapping[str, Grouped] = NOTHING_GROUPED,
 ) -> HeadPair:
     """Run a head beside `target`: compiled where the target is compiled, else in PyTorch.
 
@@ -40,6 +42,7 @@ def run_head(
         target: the model for which it drafts.
         name: its name in errors and reports.
         dtype: of the compiled head: `torch.int8` (in groups) or `torch.float32`.
+        grouped: matrices that its files store as small integers; the compiled head reads these.
 
     Raises:
         StrategyError: the target cannot store its hidden states, has no embeddings to share, or is
@@ -57,7 +60,7 @@ def run_head(
     rows = keeping.hidden_states.head_rows(tensors["ids"].numpy()) if own is None else own
     module = HeadModule(config, tensors, _embedding(keeping), rows)
     if isinstance(keeping, NativeDecoder):
-        return HeadPair(NativeHead(module, dict(tensors), keeping, name, dtype), keeping)
+        return HeadPair(NativeHead(module, dict(tensors), keeping, name, dtype, grouped), keeping)
     return HeadPair(HeadModel(module, dict(tensors), keeping, name), keeping)
 
 

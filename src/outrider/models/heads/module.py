@@ -22,6 +22,11 @@ Embedding = Callable[[Int[Tensor, "*rows"]], Rows]
 class HeadModule(nn.Module):
     """A head with its parameters.
 
+    Attributes:
+        config: its shape.
+        lm_head: `[draft, width]` rows that score the draft vocabulary.
+        replaced: tensors that take the place of parameters, such as rounded ones.
+
     Args:
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes`); those of integers are ignored.
@@ -38,6 +43,7 @@ class HeadModule(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.replaced: Mapping[str, Tensor] = {}
         self.parts = nn.ParameterDict()
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
@@ -49,7 +55,8 @@ class HeadModule(nn.Module):
 
     def part(self, name: str) -> Tensor:
         """Return a tensor by its name in the file."""
-        return self.parts[_key(name)]
+        found = self.replaced.get(name)
+        return self.parts[_key(name)] if found is None else found
 
     def tensors(self) -> dict[str, Tensor]:
         """Return its parameters by their names in files."""

@@ -1,8 +1,9 @@
 """Runs a head with compiled kernels: 8 bits in groups, and a whole chain in one call."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ from outrider.models.heads.config import LAYER, MTP_NORMS, HeadKind
 from outrider.models.heads.model import HeadInputs, HeadModel
 from outrider.models.heads.module import HeadModule
 from outrider.models.heads.native_hints import NativeHints
-from outrider.models.quantization.grouped import quantize_groups
+from outrider.models.quantization.grouped import Grouped, quantize_groups
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.protocols import ChainDecoder, ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
+NOTHING_GROUPED: Mapping[str, Grouped] = MappingProxyType({})
 _FEW = 64
+_FOUR_BITS = 4
 _CONTINUES = {
     HeadKind.HINTED: BY_RECUR,
     HeadKind.EAGLE3: AS_IT_IS,
@@ -55,7 +59,9 @@ class NativeHead(HeadModel):
         tensors: its tensors (`HeadConfig.shapes`).
         target: the model whose states it reads; it keeps the states of the head.
         name: its name in errors and reports.
-        dtype: `torch.int8` for 8 bits in groups, or `torch.float32`.
+        dtype: `torch.int8` for 8 or 4 bits in groups, or `torch.float32`.
+        grouped: its matrices as small integers; others are rounded to 8 bits. The rows of the
+            target's head get 4 bits where all matrices have 4.
     """
 
     def __init__(
@@ -65,9 +71,10 @@ class NativeHead(HeadModel):
         target: NativeDecoder,
         name: str,
         dtype: torch.dtype = torch.int8,
+        grouped: Mapping[str, Grouped] = NOTHING_GROUPED,
     ) -> None:
         super().__init__(module, tensors, target, name)
-        self._packed = _PackedHead(module, tensors, target, dtype)
+        self._packed = _PackedHead(module, tensors, target, dtype, grouped)
         del self.module  # its weights are packed; they would take four times as much again
         self.threads = target.threads
         self._hinted = self.config.kind is HeadKind.HINTED
@@ -237,12 +244,14 @@ class _PackedHead:
         tensors: dict[str, Tensor],
         target: NativeDecoder,
         dtype: torch.dtype,
+        grouped: Mapping[str, Grouped],
     ) -> None:
         self._module, self._dtype, self._target = module, dtype, target
+        self._grouped = grouped if dtype == torch.int8 else NOTHING_GROUPED
         config = self._config = module.config
         packer = self._packer = Packer(config.layer)
         layer = packer.layer(0, self._layer())
-        head = self._encoded(module.lm_head)
+        head = self._output_rows()
         self._model = packer.model(head, module.part("norm.weight").detach(), None, [layer])
         self._model.layout.vocab = config.target_vocab
         self._embedding = type(target.packed.layout).from_buffer_copy(target.packed.layout)
@@ -272,15 +281,18 @@ class _PackedHead:
             normed_output=config.norm_output or not joins,
         )
         if config.kind is HeadKind.MTP:
-            token, state = part("fc.weight").split(config.width, dim=1)
-            layout.token, layout.fuse = self._packed_matrix(token), self._packed_matrix(state)
+            token, state = (
+                self._encoded(half.contiguous())
+                for half in part("fc.weight").split(config.width, dim=1)
+            )
+            layout.token, layout.fuse = self._packer.matrix(token), self._packer.matrix(state)
             token_norm, state_norm = (part(f"{name}.weight") for name in MTP_NORMS)
             layout.token_norm, layout.state_norm = (
                 self._vector(token_norm),
                 self._vector(state_norm),
             )
             return layout
-        layout.fuse = self._packed_matrix(part("fc.weight"))
+        layout.fuse = self._packed_matrix("fc.weight")
         if config.norm_states:
             name, parts = "fc_norm.weight", self._module.tensors()
             weights = parts.get(name, torch.ones(len(config.states), config.target_width))
@@ -289,7 +301,7 @@ class _PackedHead:
             layout.fused_norm = self._vector(self._module.part("fc_input_norm.weight"))
         if hinted:
             for name in ("recur", "token", "hint"):
-                setattr(layout, name, self._packed_matrix(part(f"{name}.weight")))
+                setattr(layout, name, self._packed_matrix(f"{name}.weight"))
             layout.levels = self._vector(part("levels").flatten())
             layout.token_norm = self._vector(torch.ones(config.width))
         else:
@@ -328,15 +340,24 @@ class _PackedHead:
             ),
         )
 
+    def _output_rows(self) -> Any:
+        """Return the rows that score the draft vocabulary."""
+        own, rows = self._grouped.get("lm_head.weight"), self._module.lm_head
+        fine = [matrix.bits == _FOUR_BITS for matrix in self._grouped.values()]
+        if own is None and fine and all(fine):
+            return quantize_int4(rows.detach())
+        return self._encoded(rows) if own is None else own
+
     def _part(self, name: str) -> Any:
-        return self._encoded(self._module.part(name))
+        own = self._grouped.get(name)
+        return self._encoded(self._module.part(name)) if own is None else own
 
     def _encoded(self, weight: Tensor) -> Any:
         plain = weight.detach().float()
         return quantize_groups(plain) if self._dtype == torch.int8 else plain
 
-    def _packed_matrix(self, weight: Tensor) -> Matrix:
-        return self._packer.matrix(self._encoded(weight.contiguous()))
+    def _packed_matrix(self, name: str) -> Matrix:
+        return self._packer.matrix(self._part(name))
 
     def _vector(self, vector: Tensor) -> int:
         return self._packer.vector(vector.detach())

@@ -20,6 +20,10 @@ class HeadTraining:
         entry_rate: learning rate of the matrices that enter the stream, which the ridge fit has
             set, relative to that of the others.
         texts: texts of a batch.
+        start: folder of a head of the same kind, states and width that is trained further, with its
+            draft vocabulary and its table of hints. Empty: a fresh head.
+        bits: bits of the matrices of the finished head: 8, or 4, to which forwards then round them
+            during training. EAGLE-3 heads are written in float32.
         share: share of the recorded texts that is used, for studies of the amount of data.
         random: whether the head starts at random instead of with the target's last layer.
         ridge: whether the matrices that enter the stream are fitted first.
@@ -36,6 +40,8 @@ class HeadTraining:
     learning_rate: float = 1e-3
     entry_rate: float = 0.2
     texts: int = 4
+    start: str = ""
+    bits: int = 8
     share: float = 1.0
     random: bool = False
     ridge: bool = True
@@ -51,6 +57,8 @@ class HeadTraining:
                 f"{self.share:g}",
                 hint="Give at least one step and one text, and a share above 0 and at most 1",
             )
+        if self.bits not in (4, 8):
+            raise OptionError(f"training.bits is {self.bits}", hint="Give 8 or 4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +101,11 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
             raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+        if self.kind == HeadKind.EAGLE3 and self.training.bits != 8:
+            raise OptionError(
+                f"training.bits is {self.training.bits}, and EAGLE-3 heads are written in float32",
+                hint="Leave out training.bits",
+            )
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
                 f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
+from torch import Tensor
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
@@ -80,6 +81,12 @@ class RecordedTexts:
         self._tables = [count_successors(other, vocab) for other in answers]
         self.table = count_successors([*answers[0], *answers[1]], vocab)
         self._hints: dict[TextPlace, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def hint_with(self, table: Tensor | None) -> None:
+        """Take hints from a table of answers to other prompts; None keeps those of these texts."""
+        if table is not None:
+            self.table = table.numpy().astype(np.int32)
+            self._tables = [self.table] * _HALVES
 
     def _add(self, file: Path) -> None:
         with safe_open(file, framework="np") as opened:

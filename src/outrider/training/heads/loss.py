@@ -19,11 +19,6 @@ _DECAY = 0.8
 """The weight of each step of a chain, relative to the step before (arXiv 2503.01840)."""
 
 
-def draft_with(head: HeadModule, ids: Tensor, teacher: Teacher) -> None:
-    """Make `head` draft these tokens, with the rows of its target's head."""
-    head.lm_head = teacher.lm_head[ids]
-
-
 def chain_loss(
     head: HeadModule, rotary: RotaryTable, texts: Texts, teacher: Teacher, ids: Tensor, steps: int
 ) -> Tensor:
@@ -51,12 +46,20 @@ def acceptance(
     rotary: RotaryTable,
     texts: RecordedTexts,
     places: Sequence[TextPlace],
-    teacher: Teacher,
+    lm_head: Tensor,
     ids: Tensor,
 ) -> tuple[list[float], list[float]]:
     """Return what drafts of the best token achieve on recorded texts.
 
     The hint of each row can be drafted as well, although it may be outside the draft vocabulary.
+
+    Args:
+        head: the head; it is left with the rows of `ids`.
+        rotary: its rotary embedding.
+        texts: recorded texts.
+        places: those that are drafted.
+        lm_head: `[vocab, width]` rows that score tokens.
+        ids: the draft vocabulary.
 
     Returns:
         The share of right tokens in each step, among chains that were right so far; and the tokens
@@ -68,7 +71,7 @@ def acceptance(
     rounds = np.zeros(steps)
     tokens = np.zeros(steps)
     for place in places:
-        runs = _runs(head, rotary, texts.batch([place]), teacher, ids)
+        runs = _runs(head, rotary, texts.batch([place]), lm_head, ids)
         alive = np.ones(len(runs), dtype=np.bool_)
         for step in range(steps):
             seen = alive & (np.arange(len(runs)) < len(runs) - step)
@@ -83,12 +86,12 @@ def acceptance(
 
 
 def _runs(
-    head: HeadModule, rotary: RotaryTable, batch: Texts, teacher: Teacher, ids: Tensor
+    head: HeadModule, rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
 ) -> NDArray[np.bool_]:
     """Return `[starts, steps]`: whether the best token of each step is right, for one text."""
     steps = batch.hints.shape[-1]
     wider = torch.cat((ids, _others(head, batch, ids)))
-    draft_with(head, wider, teacher)
+    head.lm_head = lm_head[wider]
     runs = np.zeros((batch.rows.shape[1], steps), dtype=np.bool_)
     for step, (logits, valid) in enumerate(unroll(head, rotary, batch, steps)):
         hints, levels = (
@@ -98,7 +101,7 @@ def _runs(
         logits[:, len(ids) :].masked_fill_(others, -torch.inf)
         found = wider[logits.argmax(-1)] == batch.targets(step)[valid]
         runs[: len(found), step] = found.numpy()
-    draft_with(head, ids, teacher)
+    head.lm_head = lm_head[ids]
     return runs
 
 

@@ -18,12 +18,14 @@ from outrider.core.types import IntArray
 from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.module import HeadModule
 from outrider.models.llama.rope import RotaryTable
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
-from outrider.training.heads.loss import acceptance, chain_loss, draft_with
-from outrider.training.heads.start import Teacher, fit_ridge, fresh_head
+from outrider.training.heads.loss import acceptance, chain_loss
+from outrider.training.heads.rounding import Rounding
+from outrider.training.heads.start import Teacher, fit_ridge, fresh_head, trained_head
 
 TRAINING = "training.safetensors"
 """The checkpoint of a training."""
@@ -70,8 +72,10 @@ class HeadTrainer:
     held_out: Sequence[TextPlace] = field(init=False)
     training: Sequence[TextPlace] = field(init=False)
     _frequent: IntArray = field(init=False)
+    _rows: Tensor = field(init=False)
     _integers: dict[str, Tensor] = field(init=False)
     _rotary: RotaryTable = field(init=False)
+    _rounding: Rounding | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         recipe, options = self.recipe, self.recipe.training
@@ -84,21 +88,25 @@ class HeadTrainer:
                 hint="Record more answers, or lower training.held_out",
             )
         self.training = left[: max(1, round(len(left) * options.share))]
-        self.ids = self.texts.frequent(recipe.draft_vocab)
         kind, states = HeadKind(recipe.kind), recipe.numbers(self.teacher.config.num_layers)
         if kind is HeadKind.EAGLE3:
             states = states[:-1]  # the final state is a label; heads of this format do not read it
-        self.config, tensors = fresh_head(
-            self.teacher,
-            kind,
-            states,
-            self.ids,
-            self.texts.table,
-            random=options.random,
-        )
-        rows = self.teacher.lm_head[torch.from_numpy(self.ids)]
+        if options.start:
+            self.config, tensors = trained_head(Path(options.start), kind, states, self.teacher)
+            self.texts.hint_with(tensors.get("successors"))
+        else:
+            ids = self.texts.frequent(recipe.draft_vocab)
+            self.config, tensors = fresh_head(
+                self.teacher, kind, states, ids, self.texts.table, random=options.random
+            )
+        self.ids = tensors["ids"].numpy().astype(np.int64)
         embed = self.teacher.embed
+        self._rows = self.teacher.lm_head
+        rows = self._rows[torch.from_numpy(self.ids)]
         self.head = HeadModule(self.config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        if options.bits == 4:
+            self._rows = quantize_int4(self._rows).dequantize()
+            self._rounding = Rounding(self.head)
         self._integers = {n: t for n, t in tensors.items() if not t.is_floating_point()}
         self._frequent = self.texts.frequent(recipe.train_vocab)
         cpu = torch.device("cpu")
@@ -124,7 +132,8 @@ class HeadTrainer:
             counters = load_checkpoint(file, {"head": self.head}, {"adam": optimizer})
             self.report(f"training continues after {counters['batch']:.0f} batches")
         else:
-            self._start()
+            if not self.recipe.training.start:
+                self._start()
         done, clock = int(counters["batch"]), _Clock(counters["seconds"])
         saved = measured = time.monotonic()
         every = self.recipe.training.evaluate_minutes * 60
@@ -167,7 +176,7 @@ class HeadTrainer:
         """
         norm, recur = (self.head.part(name) for name in ("norm.weight", "recur.weight"))
         ids = self._vocabulary(places)
-        draft_with(self.head, ids, self.teacher)
+        self.head.lm_head = self._rows[ids]
         batch, fitted = self.texts.batch(places), norm.clone()
         losses: dict[float, float] = {}
         for factor in _FACTORS:
@@ -211,7 +220,9 @@ class HeadTrainer:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         ids = self._vocabulary(places)
-        draft_with(self.head, ids, self.teacher)
+        self.head.lm_head = self._rows[ids]
+        if self._rounding is not None:
+            self._rounding.apply()
         batch = self.texts.batch(places)
         loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
         loss.backward()
@@ -227,8 +238,10 @@ class HeadTrainer:
     def _measure(self, number: int | None, share: float, loss: float | None) -> None:
         """Log the acceptance on the texts that are held out; after the end without a batch."""
         ids = torch.from_numpy(self.ids)
+        if self._rounding is not None:
+            self._rounding.finish()
         rates, tokens = acceptance(
-            self.head, self._rotary, self.texts, self.held_out, self.teacher, ids
+            self.head, self._rotary, self.texts, self.held_out, self._rows, ids
         )
         record = {
             "batch": number,

@@ -7,6 +7,7 @@ would give.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from outrider.core.types import IntArray
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.heads.config import LAYER, LEVELS, HeadConfig, HeadKind
 from outrider.models.heads.formats.layers import layer_settings
+from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.module import HeadModule
 from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.llama.weights import EMBED, HEAD, NORM
@@ -120,6 +122,32 @@ def fresh_head(
     if kind is HeadKind.HINTED:
         tensors["successors"] = torch.from_numpy(successors.astype(np.int32))
     return config, tensors
+
+
+def trained_head(
+    folder: Path, kind: HeadKind, states: Sequence[int], teacher: Teacher
+) -> tuple[HeadConfig, dict[str, Tensor]]:
+    """Return the configuration and the tensors of a head that is trained further.
+
+    Args:
+        folder: its files.
+        kind: the kind that the recipe names.
+        states: numbers of the states that the recipe names, without those that it does not fuse.
+        teacher: parts of the target.
+
+    Raises:
+        OptionError: it is of another kind, reads other states, or has another width.
+    """
+    file = read_head(folder, layers=teacher.config.num_layers)
+    found = file.config.kind, file.config.states, file.config.target_width
+    expected = kind, tuple(states), teacher.config.hidden_size
+    if found != expected:
+        raise OptionError(
+            f"training.start is a head of kind {found[0]} with states {list(found[1])} of width "
+            f"{found[2]}, and the recipe has {expected[0]}, {list(expected[1])} and {expected[2]}",
+            hint="Give a head that was trained with the same recipe, or leave out training.start",
+        )
+    return file.config, file.tensors
 
 
 def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:

@@ -138,7 +138,7 @@ class HeadRun:
             trainer.config,
             trainer.tensors(),
             verifier,
-            int8=self.recipe.kind == HeadKind.HINTED,
+            bits=self.recipe.training.bits if self.recipe.kind == HeadKind.HINTED else None,
             card=card,
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,
@@ -160,7 +160,8 @@ class HeadRun:
             return None
         target = load_model(self.source)
         file = read_head(self.files)
-        pair = run_head(file.config, file.tensors, target, name=self.recipe.name)
+        name = self.recipe.name
+        pair = run_head(file.config, file.tensors, target, name=name, grouped=file.grouped)
         tokenizer = Tokenizer.load(self.source)
         ids = [tokenizer.chat(prompt.messages) for prompt in prompts]
         return judge(pair, ids, self.recipe.answers.temperatures)

@@ -149,7 +149,7 @@ def hinted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a hinted head in int8."""
     folder = tmp_path_factory.mktemp("hinted")
     config = tiny(HeadKind.HINTED)
-    write_head(folder, config, numbers(config), Verifier(), int8=True, card="")
+    write_head(folder, config, numbers(config), Verifier(), bits=8, card="")
     return folder
 
 

@@ -40,7 +40,7 @@ def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str
     optional = ("fc_norm.weight",) if "norm_states" in norms else ()
     tensors = numbers(config, *optional)
     trained = {"tokens": 1000, "data": "answers"}
-    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="# Card\n", trained=trained)
+    write_head(tmp_path, config, tensors, VERIFIER, bits=None, card="# Card\n", trained=trained)
     found = read_head(tmp_path)
     assert same_shape(config, found.config)
     assert (found.verifier, found.format, found.trained) == (VERIFIER, "hinted", trained)
@@ -58,7 +58,7 @@ def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str
 
 def test_matrices_in_int8_are_read_as_their_groups_say(tmp_path: Path) -> None:
     tensors = numbers(HINTED)
-    write_head(tmp_path, HINTED, tensors, VERIFIER, int8=True, card="")
+    write_head(tmp_path, HINTED, tensors, VERIFIER, bits=8, card="")
     found = read_head(tmp_path).tensors
     for name, tensor in tensors.items():
         matrix = tensor.ndim == 2 and name != "levels"
@@ -80,7 +80,7 @@ def test_an_eagle3_head_is_read_as_it_was_written(tmp_path: Path, flags: dict[st
     config = replace(EAGLE3, **flags)
     optional = ("fc_norm.weight",) if "norm_states" in flags else ()
     tensors = numbers(config, "lm_head.weight", "embed_tokens.weight", *optional)
-    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="")
+    write_head(tmp_path, config, tensors, VERIFIER, bits=None, card="")
     found = read_head(tmp_path)
     assert same_shape(config, found.config)
     assert (found.verifier, found.format) == (VERIFIER, "speculators")
@@ -92,7 +92,7 @@ def test_rows_of_an_exported_head_ascend_by_id(tmp_path: Path) -> None:
     tensors = numbers(EAGLE3, "lm_head.weight")
     order = torch.arange(DRAFT).flip(0)
     turned = tensors | {name: tensors[name][order] for name in ("ids", "lm_head.weight")}
-    write_head(tmp_path, EAGLE3, turned, VERIFIER, int8=False, card="")
+    write_head(tmp_path, EAGLE3, turned, VERIFIER, bits=None, card="")
     found = read_head(tmp_path).tensors
     assert torch.equal(found["ids"], tensors["ids"])
     assert torch.equal(found["lm_head.weight"], tensors["lm_head.weight"])
@@ -121,26 +121,26 @@ def test_shapes_of_layers_are_kept(tmp_path: Path, changes: dict[str, object]) -
     config = replace(HINTED, layer=read_layer(settings, DRAFT, "of a test"))
     rotary = settings if "rope_scaling" in changes else None
     tensors = numbers(config)
-    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="", rotary=rotary)
+    write_head(tmp_path, config, tensors, VERIFIER, bits=None, card="", rotary=rotary)
     assert same_shape(config, read_head(tmp_path).config)
     if rotary is not None:
         with pytest.raises(OptionError, match="Give rotary="):
-            write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="")
+            write_head(tmp_path, config, tensors, VERIFIER, bits=None, card="")
 
 
 def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     tensors = numbers(EAGLE3, "lm_head.weight")
 
     def write(
-        changes: dict[str, torch.Tensor], config: HeadConfig = EAGLE3, *, int8: bool = False
+        changes: dict[str, torch.Tensor], config: HeadConfig = EAGLE3, *, bits: int | None = None
     ) -> None:
         given = {name: tensor for name, tensor in tensors.items() if name not in changes}
         given |= {name: tensor for name, tensor in changes.items() if len(tensor)}
-        write_head(tmp_path / "head", config, given, VERIFIER, int8=int8, card="")
+        write_head(tmp_path / "head", config, given, VERIFIER, bits=bits, card="")
 
     none = torch.empty(0)
-    with pytest.raises(OptionError, match=r"not written in int8.*\. Give int8=False"):
-        write({}, int8=True)
+    with pytest.raises(OptionError, match=r"not written with 8 bits.*\. Give bits=None"):
+        write({}, bits=8)
     with pytest.raises(OptionError, match="without lm_head"):
         write({"lm_head.weight": none})
     with pytest.raises(OptionError, match="ascending order"):
@@ -158,9 +158,9 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_files(tmp_path: Path) -> None:
     tensors = numbers(HINTED)
-    write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="old")
+    write_head(tmp_path, HINTED, tensors, VERIFIER, bits=None, card="old")
     (tmp_path / ".README.md.partial").mkdir()
     with pytest.raises(OptionError, match="cannot be written"):
-        write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="new")
+        write_head(tmp_path, HINTED, tensors, VERIFIER, bits=None, card="new")
     assert (tmp_path / "README.md").read_text() == "old"
     assert json.loads((tmp_path / "config.json").read_text())["draft_vocab_size"] == DRAFT

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from outrider.core.values import JsonValue
 from outrider.models.heads.config import HeadConfig
+from outrider.models.quantization.grouped import Grouped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class HeadFile:
             files hold: float32, `ids` and `successors` int32.
         verifier: its target.
         format: the format in one word, for reports.
+        grouped: matrices that are stored as small integers, which `tensors` hold in float32.
         trained: how it was trained, if the files say so.
     """
 
@@ -46,3 +48,4 @@ class HeadFile:
     verifier: Verifier
     format: str
     trained: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    grouped: Mapping[str, Grouped] = field(default_factory=dict[str, Grouped])

@@ -1,7 +1,8 @@
 """Our own format: heads of kind `hinted`, with the field names of speculators.
 
 Matrices may be stored as int8 in groups of 32 inputs: `NAME` holds the integers, `NAME_scale` one
-float16 factor for each group (`[outputs, groups]`), as in compressed-tensors.
+float16 factor for each group (`[outputs, groups]`), as in compressed-tensors. In heads of 4 bits
+`NAME` holds bytes below 16, and `NAME_minimum` what is subtracted from each group, in float16.
 """
 
 from collections.abc import Mapping
@@ -29,10 +30,13 @@ from outrider.models.heads.formats.settings import (
 )
 from outrider.models.heads.formats.stored import StoredHead
 from outrider.models.heads.formats.vocabulary import check_distinct, check_ids
-from outrider.models.quantization.grouped import GROUP, quantize_groups
+from outrider.models.quantization.grouped import GROUP, Grouped, quantize_groups
+from outrider.models.quantization.int4 import quantize_int4
 
-SCALE = "_scale"
-"""End of the name of the factors of an int8 matrix."""
+SCALE, MINIMUM = "_scale", "_minimum"
+"""Ends of the names of the factors of a matrix, and of the minimums of one with 4 bits."""
+EIGHT_BITS, FOUR_BITS = 8, 4
+_ZERO = 128
 
 _WHOLE = ("ids", "successors")
 _NEEDED = (
@@ -67,56 +71,92 @@ def read_hinted(checkpoint: Checkpoint) -> HeadFile:
         norm_fused=bool(config.get("norm_before_fc")),
     )
     sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
+    tensors, grouped = _tensors(checkpoint, head, where)
     return HeadFile(
         config=head,
-        tensors=_tensors(checkpoint, head, where),
+        tensors=tensors,
         verifier=read_verifier(config, sizes, file),
         format=HeadFormat.HINTED.value,
         trained=trained,
+        grouped=grouped,
     )
 
 
-def _tensors(checkpoint: Checkpoint, head: HeadConfig, where: str) -> dict[str, Tensor]:
+def _tensors(
+    checkpoint: Checkpoint, head: HeadConfig, where: str
+) -> tuple[dict[str, Tensor], dict[str, Grouped]]:
+    """Return all tensors, and the matrices that are stored as small integers."""
     names = {name: name for name in checkpoint.tensors}
     stored = StoredHead(checkpoint=checkpoint, names=names, where=where)
     packed = {name for name in names if f"{name}{SCALE}" in names}
-    scales = {f"{name}{SCALE}" for name in packed}
+    fine = {name for name in packed if f"{name}{MINIMUM}" in names}
+    factors = {f"{name}{SCALE}" for name in packed} | {f"{name}{MINIMUM}" for name in fine}
     shapes: dict[str, tuple[int, ...]] = {
-        name: stored.shape(name) or () for name in names if name not in scales
+        name: stored.shape(name) or () for name in names if name not in factors
     }
     stored.check(head, shapes)
-    for name in packed:
-        *outputs, inputs = shapes[name]
-        expected, given = (*outputs, -(-inputs // GROUP)), stored.shape(f"{name}{SCALE}")
-        if given != expected or len(expected) != 2 or not stored.is_whole(name):
-            raise CheckpointError(
-                f"tensor {name}{SCALE} of the head {where} has shape {list(given or ())}, expected "
-                f"one factor for each {GROUP} inputs of an int8 matrix",
-                hint=_AGAIN,
-            )
+    for name in sorted(packed):
+        for end in (SCALE, MINIMUM) if name in fine else (SCALE,):
+            _check_groups(stored, name, end)
     whole = stored.whole(_WHOLE)
     check_ids("ids", whole["ids"], head.target_vocab, where)
     check_distinct(whole["ids"], where)
     check_ids("successors", whole["successors"], head.target_vocab, where, least=-1)
     found = stored.floats([name for name in shapes if name not in packed and name not in _WHOLE])
-    factors, integers = stored.raw(sorted(scales)), stored.raw(sorted(packed))
-    for name in packed:
-        found[name] = _unpacked(integers[name], factors[f"{name}{SCALE}"])
-    return found | {name: tensor.to(torch.int32) for name, tensor in whole.items()}
+    numbers = stored.raw(sorted(packed | factors))
+    grouped = {name: _grouped(name, numbers, where) for name in sorted(packed)}
+    found |= {name: matrix.dequantize() for name, matrix in grouped.items()}
+    return found | {name: tensor.to(torch.int32) for name, tensor in whole.items()}, grouped
 
 
-def _unpacked(integers: Tensor, factors: Tensor) -> Tensor:
-    return integers * factors.repeat_interleave(GROUP, dim=1)[:, : integers.shape[1]]
+def _check_groups(stored: StoredHead, name: str, end: str) -> None:
+    """Check the factors of a matrix against its shape, before they are loaded."""
+    *outputs, inputs = stored.shape(name) or (0,)
+    expected, given = (*outputs, -(-inputs // GROUP)), stored.shape(f"{name}{end}")
+    if given != expected or len(expected) != 2 or not stored.is_whole(name):
+        raise CheckpointError(
+            f"tensor {name}{end} of the head {stored.where} has shape {list(given or ())}, "
+            f"expected one factor for each {GROUP} inputs of a matrix of integers",
+            hint=_AGAIN,
+        )
 
 
-def packed_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is stored for these tensors, with matrices in int8."""
+def _grouped(name: str, numbers: Mapping[str, Tensor], where: str) -> Grouped:
+    """Return a stored matrix; `numbers` are float32."""
+    minimums = numbers.get(f"{name}{MINIMUM}")
+    zero, top = (_ZERO, 2 * _ZERO - 1) if minimums is None else (0, (1 << FOUR_BITS) - 1)
+    quants = numbers[name] + zero
+    if quants.numel() and not (quants.min() >= 0 and quants.max() <= top):
+        raise CheckpointError(
+            f"tensor {name} of the head {where} has integers outside of {-zero} to {top - zero}",
+            hint=_AGAIN,
+        )
+    return Grouped(
+        bits=EIGHT_BITS if minimums is None else FOUR_BITS,
+        zero=zero,
+        span=GROUP,
+        quants=quants.to(torch.uint8),
+        scales=numbers[f"{name}{SCALE}"].half(),
+        minimums=None if minimums is None else minimums.half(),
+    )
+
+
+def is_matrix(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a head is one that files and kernels may hold as small integers."""
+    return tensor.ndim == 2 and name.endswith(".weight") and name != "fc_norm.weight"
+
+
+def packed_tensors(tensors: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Return what is stored for these tensors, with matrices of 8 or 4 bits."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if tensor.ndim != 2 or not name.endswith(".weight") or name == "fc_norm.weight":
+        if not is_matrix(name, tensor):
             stored[name] = tensor
             continue
-        grouped = quantize_groups(tensor)
-        stored[name] = (grouped.quants.to(torch.int16) - grouped.zero).to(torch.int8)
+        grouped = quantize_int4(tensor) if bits == FOUR_BITS else quantize_groups(tensor)
         stored[f"{name}{SCALE}"] = grouped.scales
+        if grouped.minimums is not None:
+            stored[name], stored[f"{name}{MINIMUM}"] = grouped.quants, grouped.minimums
+        else:
+            stored[name] = (grouped.quants.to(torch.int16) - grouped.zero).to(torch.int8)
     return stored

@@ -16,7 +16,7 @@ from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
 from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.formats.head_file import Verifier
-from outrider.models.heads.formats.hinted import packed_tensors
+from outrider.models.heads.formats.hinted import EIGHT_BITS, FOUR_BITS, packed_tensors
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.settings import EXTRAS, extras_of, speculators_config
 from outrider.models.heads.formats.vocabulary import check_distinct, check_ids, to_offsets
@@ -33,7 +33,7 @@ def write_head(
     tensors: Mapping[str, Tensor],
     verifier: Verifier,
     *,
-    int8: bool,
+    bits: int | None,
     card: str,
     trained: Mapping[str, JsonValue] | None = None,
     rotary: Mapping[str, JsonValue] | None = None,
@@ -45,7 +45,7 @@ def write_head(
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes` and `HeadConfig.optional`).
         verifier: its target; its sizes follow from `config`.
-        int8: whether matrices are stored in int8, in our own format only.
+        bits: 8 or 4 of the matrices, in our own format only; None writes float32.
         card: the text of README.md.
         trained: how it was trained, as JSON.
         rotary: the target's config.json, for heads with scaled rotary embeddings.
@@ -56,15 +56,17 @@ def write_head(
         OutriderError: the files cannot be written.
     """
     place = Path(folder).expanduser()
+    if bits not in (None, FOUR_BITS, EIGHT_BITS):
+        raise OptionError(f"bits is {bits}", hint="Give 8, 4 or None")
     _check(config, tensors)
     if config.kind not in _ARCHITECTURES:
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
     if config.kind is HeadKind.EAGLE3:
-        stored = _eagle3_tensors(config, tensors, int8=int8)
+        stored = _eagle3_tensors(config, tensors, bits=bits)
     else:
-        stored = packed_tensors(_plain(tensors)) if int8 else _plain(tensors)
+        stored = _plain(tensors) if bits is None else packed_tensors(_plain(tensors), bits)
     settings = _settings(config, verifier, rotary, trained)
     text = json.dumps(settings, indent=2) + "\n"
     with writing(place):
@@ -110,13 +112,13 @@ def _settings(
 
 
 def _eagle3_tensors(
-    config: HeadConfig, tensors: Mapping[str, Tensor], *, int8: bool
+    config: HeadConfig, tensors: Mapping[str, Tensor], *, bits: int | None
 ) -> dict[str, Tensor]:
     """Return the tensors by the names of speculators; rows of the head ascend by id."""
-    if int8:
+    if bits is not None:
         raise OptionError(
-            "EAGLE-3 heads are not written in int8, which other engines do not read",
-            hint="Give int8=False",
+            f"EAGLE-3 heads are not written with {bits} bits, which other engines do not read",
+            hint="Give bits=None",
         )
     if "lm_head.weight" not in tensors:
         raise OptionError(
