@@ -18,10 +18,12 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.cache import Following
 from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.formats.hinted import is_matrix
 from outrider.models.heads.model import HeadModel, keeping_for
 from outrider.models.heads.module import HeadModule
 from outrider.models.heads.native import NativeHead
 from outrider.models.llama.decoder import Decoder
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.protocols import Segment
 from outrider.training.heads.start import Teacher
 from tests.models.setups.make_checkpoints import make_checkpoint
@@ -149,7 +151,7 @@ def make_module(config: HeadConfig, tensors: dict[str, Tensor], teacher: Teacher
 
 
 def make_rig(folder: Path, name: str, runner: str, **changes: Any) -> Rig:
-    """A head beside the target of a folder, by one of the runners torch, native and int8.
+    """A head beside the target of a folder, by one of the runners torch, native, int8 and int4.
 
     Tensors of the head are replaced by those of `changes`, by their names.
     """
@@ -165,7 +167,8 @@ def make_rig(folder: Path, name: str, runner: str, **changes: Any) -> Rig:
         target = keeping_for(config, native)
         assert isinstance(target, NativeDecoder)
         dtype = torch.float32 if runner == "native" else torch.int8
-        head = NativeHead(module, tensors, target, name, dtype)
+        four = {n: quantize_int4(t) for n, t in tensors.items() if is_matrix(n, t)}
+        head = NativeHead(module, tensors, target, name, dtype, four if runner == "int4" else {})
     return Rig(config, tensors, teacher, module, target, head)
 
 

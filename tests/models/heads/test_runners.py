@@ -9,7 +9,9 @@ import torch
 
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, as_ids
+from outrider.models.heads.formats.hinted import is_matrix
 from outrider.models.heads.native import NativeHead
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.protocols import Segment
 from tests.models.heads.setups import (
     HEADS,
@@ -20,6 +22,7 @@ from tests.models.heads.setups import (
     last_row,
     make_rig,
     make_target,
+    needs_kernels,
     random_text,
 )
 
@@ -80,6 +83,24 @@ def test_int8_is_near(pair: tuple[Rig, Rig], folder: Path) -> None:
     finite = torch.isfinite(expected)
     assert torch.equal(torch.isfinite(found), finite)
     off = (found - expected)[finite].std() / expected[finite].std()
+    assert 0 < off < 0.06
+
+
+@pytest.mark.method("hinted")
+@needs_kernels()
+def test_matrices_of_four_bits_are_read_as_they_are_stored(folder: Path) -> None:
+    """The compiled head is as near to a readable one with the rounded weights as with 8 bits."""
+    rough, plain = make_rig(folder, "hinted", "int4"), make_rig(folder, "hinted", "torch")
+    assert isinstance(rough.head, NativeHead) and rough.head.info.weight_bytes is not None
+    eight = make_rig(folder, "hinted", "int8").head.info.weight_bytes
+    assert rough.head.info.weight_bytes < 0.7 * (eight or 0)
+    for name, part in plain.module.parts.items():
+        if is_matrix(name.replace("/", "."), part):
+            part.data = quantize_int4(part.data).dequantize()
+    plain.module.lm_head = quantize_int4(plain.module.lm_head).dequantize()
+    expected, found = tree_rows(plain), tree_rows(rough)
+    drafted = plain.tensors["ids"].long()  # a hint beyond them is scored with rows of the target
+    off = (found - expected)[:, drafted].std() / expected[:, drafted].std()
     assert 0 < off < 0.06
 
 

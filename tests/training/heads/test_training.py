@@ -15,9 +15,11 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.hinted import is_matrix
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.llama.decoder import Decoder
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.models.tabular import TabularModel
 from outrider.training.core.loop import TrainingStopped
 from outrider.training.heads import answers, run, start
@@ -266,7 +268,7 @@ def test_training_goes_on_where_it_stopped(
     source: Path, recorded: Path, tmp_path: Path, kind: str
 ) -> None:
     """The loss falls, and a run in three parts makes the same head to the bit."""
-    asked = recipe(kind)
+    asked = recipe(kind, bits=4 if kind == "hinted" else 8)
     whole = trainer(source, recorded, tmp_path / "whole", asked)
     before = loss_of(whole)
     whole.run()
@@ -314,6 +316,58 @@ def test_without_hints_and_with_a_share_of_the_texts(
     assert not plain.batch(plain.places[:2]).levels.any()
 
 
+@hinted
+def test_rounding_gives_the_levels_of_the_file_and_the_gradient_of_the_weight(
+    source: Path, recorded: Path, tmp_path: Path
+) -> None:
+    made = trainer(source, recorded, tmp_path / "run", recipe(bits=4))
+    head, rounding = made.head, made._rounding
+    names = [name for name, p in made.tensors().items() if is_matrix(name, p)]
+    assert set(names) >= {"fc.weight", "hint.weight", "layers.0.mlp.up_proj.weight"}
+    rounding.use(head, 0)
+    for name in names:
+        weight = head.parts[name.replace(".", "/")]
+        expected = quantize_int4(weight.detach()).dequantize()
+        close = (head.part(name) - expected).abs().max() <= 1e-6 * expected.abs().max()
+        assert close and not torch.equal(head.part(name), weight), name
+    (head.part("fc.weight") * torch.arange(head.config.width)[:, None]).sum().backward()
+    grad = head.parts["fc/weight"].grad
+    assert grad is not None
+    assert torch.equal(grad, torch.arange(head.config.width)[:, None].expand_as(grad).float())
+    with torch.no_grad():
+        head.parts["fc/weight"] += 0.01
+    rounding.use(head, 1)  # the levels are those of batch 0
+    before = rounding.get_parameter("fc/weight_scale").clone()
+    rounding.use(head, 32)
+    assert not torch.equal(rounding.get_parameter("fc/weight_scale"), before)
+    rounding.finish(head)
+    written = quantize_int4(head.parts["fc/weight"].detach()).dequantize()
+    assert torch.equal(head.part("fc.weight"), written)
+
+
+@hinted
+def test_a_trained_head_is_trained_further(source: Path, recorded: Path, tmp_path: Path) -> None:
+    """With its weights, its draft vocabulary and its table of hints."""
+    first = trainer(source, recorded, tmp_path / "first", recipe())
+    first.run()
+    folder, settings = tmp_path / "head", open_checkpoint(source).config
+    write_head(
+        folder, first.config, first.tensors(), Verifier(), bits=None, card="", rotary=settings
+    )
+    again = replace(recipe(start=str(folder), unrolled=0.5), draft_vocab=12)
+    more = trainer(source, recorded, tmp_path / "more", again)
+    expected = first.tensors()
+    assert set(more.tensors()) == set(expected)
+    assert all(torch.equal(t, expected[name]) for name, t in more.tensors().items())
+    assert torch.equal(torch.from_numpy(more.texts.table), expected["successors"])
+    before = loss_of(more)
+    more.run()
+    assert loss_of(more) < before
+    with pytest.raises(OptionError) as error:
+        trainer(source, recorded, tmp_path / "other", replace(again, states=(1, 4)))
+    assert "training.start is a head of kind hinted with states [1, 2, 4]" in line(error)
+
+
 # -- refusals -------------------------------------------------------------------------------------
 
 
@@ -340,6 +394,10 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
         with pytest.raises(OptionError) as error:
             recipe(**wrong)
         assert "Give at least one step and one text" in line(error)
+    for wrong, message in (({"bits": 5}, "training.bits is 5"), ({"bits": 4}, "EAGLE-3 heads are")):
+        with pytest.raises(OptionError) as error:
+            recipe("eagle3", **wrong)
+        assert message in line(error)
     with pytest.raises(StrategyError) as error:
         Recorder.of(TabularModel.random(), Tokenizer.load(source), STATES, SETTINGS)
     assert "does not return hidden states" in line(error)

@@ -4,71 +4,75 @@ Without it, a head loses a part of its acceptance when it is rounded after train
 rounding is taken as 1 (straight-through; Bengio et al. 2013, arXiv 1308.3432).
 """
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from outrider.models.heads.formats.hinted import is_matrix
 from outrider.models.heads.module import HeadModule
-from outrider.models.quantization.grouped import GROUP, Grouped
+from outrider.models.quantization.grouped import GROUP
 from outrider.models.quantization.int4 import quantize_int4
 
 _RENEWED = 32
 """Batches after which the levels of each group are fitted again: the search takes a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Levels:
-    """The 16 levels of each group: `scale * q + bottom`, `[outputs, groups, 1]`."""
+class Rounding(nn.Module):
+    """Rounds the matrices of a head to 4 bits, as its files will hold them.
 
-    scale: Tensor
-    bottom: Tensor
+    The 16 levels of each group are `scale * q + bottom`. They are parameters, so that a
+    checkpoint holds them.
+    """
 
-    @classmethod
-    def of(cls, matrix: Grouped) -> "_Levels":
-        assert matrix.minimums is not None  # matrices of 4 bits have minimums
-        return cls(matrix.scales.float()[..., None], -matrix.minimums.float()[..., None])
+    def __init__(self, head: HeadModule) -> None:
+        super().__init__()
+        for name, matrix in _matrices(head):
+            empty = torch.zeros(matrix.shape[0], -(-matrix.shape[1] // GROUP), 1)
+            for end in ("scale", "bottom"):
+                level = nn.Parameter(empty.clone(), requires_grad=False)
+                self.register_parameter(_key(name, end), level)
 
-    def round(self, weight: Tensor) -> Tensor:
+    def use(self, head: HeadModule, batch: int) -> None:
+        """Let the forward and the backward of a batch use rounded matrices.
+
+        Args:
+            head: the head.
+            batch: the number of the batch in the training.
+        """
+        with torch.no_grad():
+            if batch % _RENEWED == 0:
+                self._renew(head)
+            changes = {name: self._round(name, p) - p for name, p in _matrices(head)}
+        # the sum has the value of the rounded weight and the gradient of the weight
+        head.replaced = {name: p + changes[name] for name, p in _matrices(head)}
+
+    @staticmethod
+    @torch.no_grad()
+    def finish(head: HeadModule) -> None:
+        """Let further forwards use the matrices as they will be written."""
+        head.replaced = {name: quantize_int4(p).dequantize() for name, p in _matrices(head)}
+
+    def _renew(self, head: HeadModule) -> None:
+        for name, matrix in _matrices(head):
+            found = quantize_int4(matrix)
+            assert found.minimums is not None  # matrices of 4 bits have minimums
+            self.get_parameter(_key(name, "scale")).copy_(found.scales[..., None])
+            self.get_parameter(_key(name, "bottom")).copy_(-found.minimums[..., None])
+
+    def _round(self, name: str, weight: Tensor) -> Tensor:
         """Return the nearest levels of a matrix."""
+        scale, bottom = (self.get_parameter(_key(name, end)) for end in ("scale", "bottom"))
         inputs = weight.shape[1]
         groups = F.pad(weight, (0, -inputs % GROUP)).unflatten(1, (-1, GROUP))
-        steps = torch.where(self.scale != 0, 1 / self.scale, 0.0)
-        whole = ((groups - self.bottom) * steps).round_().clamp_(0, 15)
-        return (whole * self.scale + self.bottom).flatten(1)[:, :inputs]
+        steps = torch.where(scale != 0, 1 / scale, 0.0)
+        whole = ((groups - bottom) * steps).round_().clamp_(0, 15)
+        return (whole * scale + bottom).flatten(1)[:, :inputs]
 
 
-@dataclass(slots=True)
-class Rounding:
-    """Rounds the matrices of a head to 4 bits, as its files will hold them."""
+def _matrices(head: HeadModule) -> list[tuple[str, Tensor]]:
+    named = ((key.replace("/", "."), part) for key, part in head.parts.items())
+    return [(name, part) for name, part in named if is_matrix(name, part)]
 
-    head: HeadModule
-    _levels: dict[str, _Levels] = field(default_factory=dict[str, _Levels])
-    _batches: int = 0
 
-    def apply(self) -> None:
-        """Let the next forward and backward of the head use rounded matrices."""
-        with torch.no_grad():
-            renewed = self._batches % _RENEWED == 0
-            changes = {name: self._change(name, p, renewed) for name, p in self._matrices()}
-        self._batches += 1
-        # the sum has the value of the rounded weight and the gradient of the weight
-        self.head.replaced = {name: p + changes[name] for name, p in self._matrices()}
-
-    def finish(self) -> None:
-        """Let further forwards use the matrices as they will be written."""
-        with torch.no_grad():
-            self.head.replaced = {
-                name: quantize_int4(matrix).dequantize() for name, matrix in self._matrices()
-            }
-
-    def _matrices(self) -> list[tuple[str, Tensor]]:
-        named = ((key.replace("/", "."), p) for key, p in self.head.parts.items())
-        return [(name, p) for name, p in named if is_matrix(name, p)]
-
-    def _change(self, name: str, weight: Tensor, renewed: bool) -> Tensor:
-        if renewed:
-            self._levels[name] = _Levels.of(quantize_int4(weight))
-        return self._levels[name].round(weight) - weight
+def _key(name: str, end: str) -> str:
+    return f"{name}_{end}".replace(".", "/")  # parameters allow no dots

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
@@ -129,7 +129,7 @@ class HeadTrainer:
         optimizer = _optimizer(self.head, self.recipe.training)
         counters: dict[str, float] = {"batch": 0, "seconds": 0.0}
         if file.is_file():
-            counters = load_checkpoint(file, {"head": self.head}, {"adam": optimizer})
+            counters = load_checkpoint(file, self._modules(), {"adam": optimizer})
             self.report(f"training continues after {counters['batch']:.0f} batches")
         else:
             if not self.recipe.training.start:
@@ -149,14 +149,19 @@ class HeadTrainer:
             if stops or now - saved > _SAVED_SECONDS:
                 saved = now
                 state = {"batch": number + 1, "seconds": clock.seconds}
-                save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
+                save_checkpoint(file, self._modules(), {"adam": optimizer}, state)
             if stops:
                 raise TrainingStopped(
                     f"the head is saved after {number + 1} batches", hint="Run again to resume"
                 )
         state = {"batch": 1 << 40, "seconds": clock.seconds}
-        save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
+        save_checkpoint(file, self._modules(), {"adam": optimizer}, state)
         self._measure(None, 1.0, None)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """Return what a checkpoint holds beside the optimizer."""
+        rounding = {} if self._rounding is None else {"rounding": self._rounding}
+        return {"head": self.head} | rounding
 
     def _start(self) -> None:
         if self.recipe.training.ridge and self.config.kind is HeadKind.HINTED:
@@ -222,7 +227,7 @@ class HeadTrainer:
         ids = self._vocabulary(places)
         self.head.lm_head = self._rows[ids]
         if self._rounding is not None:
-            self._rounding.apply()
+            self._rounding.use(self.head, number)
         batch = self.texts.batch(places)
         loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
         loss.backward()
@@ -239,7 +244,7 @@ class HeadTrainer:
         """Log the acceptance on the texts that are held out; after the end without a batch."""
         ids = torch.from_numpy(self.ids)
         if self._rounding is not None:
-            self._rounding.finish()
+            self._rounding.finish(self.head)
         rates, tokens = acceptance(
             self.head, self._rotary, self.texts, self.held_out, self._rows, ids
         )

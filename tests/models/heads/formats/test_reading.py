@@ -153,6 +153,26 @@ def hinted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FOUR_DAMAGED = {
+    "levels": (put("fc.weight", lambda one: one + 9), "fc.weight .* integers outside of 0 to 15"),
+    "no scales": (without("fc.weight_scale"), "unexpected tensor fc.weight_minimum"),
+    "minimums": (put("fc.weight_minimum", lambda one: one[:, 1:].clone()), "minimum .* shape"),
+}
+
+
+@pytest.mark.parametrize("case", FOUR_DAMAGED)
+def test_a_damaged_head_of_four_bits_gives_one_line(tmp_path: Path, case: str) -> None:
+    config = tiny(HeadKind.HINTED)
+    write_head(tmp_path, config, numbers(config), Verifier(), bits=4, card="")
+    change, message = FOUR_DAMAGED[case]
+    settings = json.loads((tmp_path / "config.json").read_text())
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(settings, tensors)
+    with pytest.raises(OutriderError, match=message) as caught:
+        read_head(write(tmp_path / "damaged", settings, tensors))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("case", HINTED_DAMAGED)
 def test_a_damaged_head_of_our_own_gives_one_line(tmp_path: Path, hinted: Path, case: str) -> None:
     change, message = HINTED_DAMAGED[case]

@@ -1,6 +1,7 @@
 """Heads that are written are read again unchanged."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import read_layer
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
-from outrider.models.quantization.grouped import quantize_groups
+from outrider.models.quantization.grouped import Grouped, quantize_groups
+from outrider.models.quantization.int4 import quantize_int4
 from tests.models.heads.formats.setups import DRAFT, LAYER, TARGET, VOCAB, numbers, tiny
 
 VERIFIER = Verifier(
@@ -56,14 +58,21 @@ def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str
     ]
 
 
-def test_matrices_in_int8_are_read_as_their_groups_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "rounded"), [(8, quantize_groups), (4, quantize_int4)])
+def test_matrices_of_few_bits_are_read_as_their_groups_say(
+    tmp_path: Path, bits: int, rounded: Callable[[torch.Tensor], Grouped]
+) -> None:
     tensors = numbers(HINTED)
-    write_head(tmp_path, HINTED, tensors, VERIFIER, bits=8, card="")
-    found = read_head(tmp_path).tensors
+    write_head(tmp_path, HINTED, tensors, VERIFIER, bits=bits, card="")
+    file = read_head(tmp_path)
     for name, tensor in tensors.items():
         matrix = tensor.ndim == 2 and name != "levels"
-        expected = quantize_groups(tensor).dequantize() if matrix else tensor
-        assert torch.equal(found[name], expected), name
+        assert (name in file.grouped) is matrix
+        expected = rounded(tensor).dequantize() if matrix else tensor
+        assert torch.equal(file.tensors[name], expected), name
+        if matrix:
+            own = file.grouped[name]
+            assert own.bits == bits and torch.equal(own.dequantize(), expected)
     stored = (tmp_path / "model.safetensors").stat().st_size
     assert stored < 2 * sum(tensor.numel() for tensor in tensors.values()) + 4000
 
@@ -141,6 +150,8 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     none = torch.empty(0)
     with pytest.raises(OptionError, match=r"not written with 8 bits.*\. Give bits=None"):
         write({}, bits=8)
+    with pytest.raises(OptionError, match=r"bits is 5\. Give 8, 4 or None"):
+        write({}, bits=5)
     with pytest.raises(OptionError, match="without lm_head"):
         write({"lm_head.weight": none})
     with pytest.raises(OptionError, match="ascending order"):
