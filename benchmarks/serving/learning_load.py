@@ -65,7 +65,7 @@ def measure(words: Sequence[str], log: Path, asked: argparse.Namespace) -> Run:
     with served(words, log) as server, ThreadPoolExecutor(asked.streams) as pool:
         begun = time.perf_counter()
         for part in (given[:middle], given[middle:]):
-            texts += pool.map(lambda one: answered(server, *one, asked), part)
+            texts += pool.map(lambda one: answered(server, one[0], one[1], asked), part)
             halves.append(counters(server))
         seconds = time.perf_counter() - begun
     return Run(tuple(texts), seconds, (halves[0], halves[1]))
