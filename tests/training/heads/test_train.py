@@ -1,6 +1,7 @@
 """`outrider train head` from a file to a head, on the draft model of the tiny family."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,4 +109,8 @@ def test_a_card_before_the_head_is_measured(tmp_path: Path) -> None:
     recipe = read_table(written(tmp_path), HeadRecipe)
     card = head_card(recipe, parameters=5_900_000, tokens=1234, kinds={"tasks": 7}, judged=None)
     assert "5.9 million" in card and "1,234 tokens of 7 answers" in card
+    assert "continues" not in card
+    further = replace(recipe, training=replace(recipe.training, start="heads/first"))
+    card = head_card(further, parameters=5_900_000, tokens=1234, kinds={"tasks": 7}, judged=None)
+    assert "It continues the training of the head `first`." in card
     assert "other prompts" not in card

@@ -1,6 +1,7 @@
 """The card of a trained head."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from outrider.training.heads.config import HeadRecipe
 from outrider.training.heads.judge import Judged
@@ -23,13 +24,15 @@ def head_card(
         kinds: number of answers by the name of the file of their prompts.
         judged: what it achieves; None before it is measured.
     """
+    start = recipe.training.start
+    further = f" It continues the training of the head `{Path(start).name}`." if start else ""
     lines = [
         f"# {recipe.name}",
         "",
         f"A draft head of kind `{recipe.kind}` for `{recipe.target}`, with "
         f"{parameters / 1e6:.1f} million weights and a draft vocabulary of {recipe.draft_vocab} "
         "tokens. It reads hidden states of its target and drafts its next tokens; the text of the "
-        "target does not change. Made with `outrider train head`.",
+        f"target does not change. Made with `outrider train head`.{further}",
         "",
         f"Trained on {tokens:,} tokens of {sum(kinds.values()):,} answers that the target itself "
         f"wrote, at temperatures {_listed(recipe.answers.temperatures)}, to prompts from:",
