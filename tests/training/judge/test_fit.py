@@ -39,6 +39,17 @@ def test_a_larger_penalty_gives_smaller_weights_and_a_larger_loss() -> None:
     assert norms == sorted(norms, reverse=True) and losses == sorted(losses)
 
 
+def test_the_gradient_of_the_documented_loss_is_zero() -> None:
+    """Mean cross-entropy plus half the penalty times the squared norm, in standardised states."""
+    found, penalty = tokens(400, 4), 0.3
+    probe, states = fit_probe(found, penalty), found.states.double()
+    deviation = states.std(0, unbiased=False)
+    inputs = (states - states.mean(0)) / deviation
+    errors = chances(probe, found.states) - (~found.important).double()
+    gradient = inputs.T @ errors / len(states) + penalty * probe.weight * deviation
+    assert gradient.abs().max() < 1e-4 and abs(float(errors.mean())) < 1e-4
+
+
 def test_the_penalty_is_the_best_one_on_held_out_tasks() -> None:
     """120 tokens with 60 useless dimensions: without a penalty, the fit does not hold elsewhere."""
     found = tokens(120, 2)
