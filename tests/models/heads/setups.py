@@ -17,7 +17,7 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.cache import Following
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import LAYER, HeadConfig, HeadKind
 from outrider.models.heads.model import HeadModel, keeping_for
 from outrider.models.heads.module import HeadModule
 from outrider.models.heads.native import NativeHead
@@ -44,6 +44,14 @@ HEADS: dict[str, tuple[HeadKind, dict[str, Any]]] = {
     ),
     "eagle3-fused": (HeadKind.EAGLE3, {"norm_fused": True}),
     "eagle3-stream": (HeadKind.EAGLE3, {"norm_before_residual": True}),
+    "eagle1": (HeadKind.EAGLE1, {"states": (LAYERS,), "fuse_bias": True}),
+    "eagle1-plain": (HeadKind.EAGLE1, {"states": (LAYERS,)}),
+    "fspad": (
+        HeadKind.FSPAD,
+        {"states": (LAYERS,), "fuse_bias": True, "sampling": True, "alignment": True},
+    ),
+    "fspad-sampling": (HeadKind.FSPAD, {"states": (LAYERS,), "sampling": True}),
+    "fspad-alignment": (HeadKind.FSPAD, {"states": (LAYERS,), "alignment": True}),
     "mtp": (HeadKind.MTP, {"states": (LAYERS,)}),
 }
 """Kinds and flags of heads; all of them read the target's states 1, 2 and 4, or those given."""
@@ -134,6 +142,9 @@ def numbers(config: HeadConfig, seed: int = 5) -> dict[str, Tensor]:
     for name, shape in shapes.items():
         drawn = torch.randn(shape, generator=generator)
         tensors[name] = 1 + 0.2 * drawn if "norm" in name else drawn * 1.5 / shape[-1] ** 0.5
+    if config.predicts_states:  # no norm keeps what is fed back small
+        for name in ("fc", f"{LAYER}self_attn.o_proj", f"{LAYER}mlp.down_proj"):
+            tensors[f"{name}.weight"] *= 0.4
     order = torch.randperm(config.target_vocab, generator=generator)
     tensors["ids"] = order[: config.draft_vocab].sort().values.int()
     if "successors" in tensors:

@@ -42,6 +42,8 @@ _CONTINUES = {
     HeadKind.HINTED: BY_RECUR,
     HeadKind.EAGLE3: AS_IT_IS,
     HeadKind.MTP: BY_FUSE,
+    HeadKind.EAGLE1: BY_FUSE,
+    HeadKind.FSPAD: BY_FUSE,
 }
 
 
@@ -242,8 +244,9 @@ class _PackedHead:
         config = self._config = module.config
         packer = self._packer = Packer(config.layer)
         layer = packer.layer(0, self._layer())
-        head = self._encoded(module.lm_head)
-        self._model = packer.model(head, module.part("norm.weight").detach(), None, [layer])
+        head = self._encoded(module.output_rows())
+        norm = None if config.predicts_states else module.part("norm.weight").detach()
+        self._model = packer.model(head, norm, None, [layer])
         self._model.layout.vocab = config.target_vocab
         self._embedding = type(target.packed.layout).from_buffer_copy(target.packed.layout)
         if (own := tensors.get("embed_tokens.weight")) is not None:
@@ -271,6 +274,13 @@ class _PackedHead:
             normed_stream=config.norm_before_residual and joins,
             normed_output=config.norm_output or not joins,
         )
+        if config.predicts_states:
+            token, state = part("fc.weight").split(config.width, dim=1)
+            layout.token, layout.fuse = self._packed_matrix(token), self._packed_matrix(state)
+            layout.bias = self._vector(part("fc.bias")) if config.fuse_bias else None
+            for name in ("up", "gate", "down") if config.sampling else ():
+                setattr(layout, name, self._packed_matrix(part(f"sampling.{name}.weight")))
+            return layout
         if config.kind is HeadKind.MTP:
             token, state = part("fc.weight").split(config.width, dim=1)
             layout.token, layout.fuse = self._packed_matrix(token), self._packed_matrix(state)
@@ -302,7 +312,7 @@ class _PackedHead:
         joins = config.kind is HeadKind.EAGLE3
         # the input norm is part of what EAGLE-3 joins, except that of the stream
         stream_norm = "hidden_norm.weight" if joins else "input_layernorm.weight"
-        is_normed = joins and config.norm_before_residual
+        is_normed = config.predicts_states or (joins and config.norm_before_residual)
         layer = config.layer
         norms = (
             [part(f"{LAYER}self_attn.{n}_norm.weight").detach() for n in "qk"]

@@ -138,7 +138,7 @@ class HeadRun:
             trainer.config,
             trainer.tensors(),
             verifier,
-            int8=self.recipe.kind == HeadKind.HINTED,
+            int8=self.recipe.kind != HeadKind.EAGLE3,
             card=card,
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,
