@@ -38,6 +38,8 @@ STEPS = 5
 LENGTHS = (2, 3, 5)
 """Lengths of chains whose tokens a round are shown."""
 RESAMPLES = 2000
+_SHOWN = 4
+"""Texts that are held out on which the trainer itself reports its progress."""
 
 
 def main() -> None:
@@ -48,8 +50,9 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", required=True)
     parser.add_argument("--passes", type=float, default=6.0)
     parser.add_argument("--unrolled", type=float, default=0.0)
+    parser.add_argument("--batch", type=int, default=4, help="texts of a batch")
     parser.add_argument("--rate", type=float, default=1e-3, help="the largest learning rate")
-    parser.add_argument("--held-out", type=int, default=96)
+    parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -60,14 +63,16 @@ def main() -> None:
         single=given.passes,
         unrolled=given.unrolled,
         learning_rate=given.rate,
+        texts=given.batch,
         held_out=given.held_out,
         evaluate_minutes=1e9,
     )
     recipe = replace(recipe, training=training, seed=given.seed)
     source = local_folder(recipe.target)
+    teacher = Teacher.of(open_checkpoint(source))
     for name in given.heads:
         if not (given.out / name / "counts.json").is_file():
-            run(name, of(recipe, name), source, given.texts, given.out / name)
+            run(of(recipe, name), source, teacher, given.texts, given.out / name)
     print(table({name: read(given.out / name / "counts.json") for name in given.heads}))
 
 
@@ -78,23 +83,24 @@ def of(recipe: HeadRecipe, name: str) -> HeadRecipe:
     return replace(recipe, kind=kind, name=name, **parts)
 
 
-def run(name: str, recipe: HeadRecipe, source: Path, texts: Path, folder: Path) -> None:
+def run(recipe: HeadRecipe, source: Path, teacher: Teacher, texts: Path, folder: Path) -> None:
     """Train one head, write its files, and count on the texts that are held out."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = open_checkpoint(source)
-    teacher = Teacher.of(checkpoint)
+    checkpoint, name = open_checkpoint(source), recipe.name
     hinted = recipe.kind == "hinted"
     recorded = RecordedTexts(texts, teacher.config.vocab_size, STEPS, hints=hinted)
     trainer = HeadTrainer(
         recipe, teacher, recorded, folder, lambda line: print(f"{name}: {line}", flush=True)
     )
+    held_out = trainer.held_out
+    trainer.held_out = held_out[:_SHOWN]
     before = time.process_time()
     trainer.run()
     seconds = time.process_time() - before
     ids = torch.from_numpy(trainer.ids)
     found = [
         counted(trainer.head, trainer._rotary, recorded.batch([place]), teacher, ids)
-        for place in trainer.held_out
+        for place in held_out
     ]
     write_head(
         folder / name,

@@ -96,6 +96,8 @@ def head_demand(chosen: Chosen) -> Demand:
     keys = sum(t.shape[0] for name, t in tensors.items() if name.endswith("k_proj.weight"))
     fused = next((t for name, t in tensors.items() if name.endswith("fc.weight")), None)
     states = fused.shape[1] if fused is not None and len(fused.shape) == 2 else 0
+    if not any(name.removeprefix(PREFIX) in ("norm.weight", "mtp.norm.weight") for name in tensors):
+        states //= 2  # heads without last norm fuse one state and an embedding of the same size
     return Demand(
         tier="head",
         weights=numbers * torch.float32.itemsize,  # as they are read, before they are packed

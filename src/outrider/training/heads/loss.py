@@ -66,7 +66,8 @@ def with_noise(texts: Texts, noise: float, seed: int) -> Texts:
     """Return texts whose final states, as a head reads them, have uniform noise.
 
     Predicted states are not exact, so a head that predicts states learns on inexact ones. The noise
-    is at most `noise / 2 * 512 / length` (arXiv 2401.15077). Labels must come from the texts without it.
+    is at most `noise / 2 * 512 / length` (arXiv 2401.15077). Labels must come from the texts
+    without it.
 
     Args:
         texts: the texts.

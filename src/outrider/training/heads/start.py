@@ -31,7 +31,8 @@ _QUIET_ATTENTION, _QUIET_MLP = 0.05, 0.02
 """Spread of the matrices that end attention and MLP, before they are divided by the root of their
 inputs: the layer adds almost nothing at first."""
 _SMALLEST = 0.1
-"""Weights of the final norm below this part of their mean size are raised to it where they divide."""
+"""Weights of the final norm below this part of their mean size are raised to it before they
+divide."""
 _RANDOM_END, _UNSURE = 0.3, 0.3
 """The same for a layer that starts at random, and the factor of its last norm."""
 

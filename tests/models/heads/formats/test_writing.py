@@ -56,6 +56,32 @@ def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str
     ]
 
 
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        pytest.param("eagle1", {"fuse_bias": True}, marks=pytest.mark.method("eagle1")),
+        pytest.param("fspad", {"sampling": True}, marks=pytest.mark.method("fspad")),
+        pytest.param("fspad", {"alignment": True}, marks=pytest.mark.method("fspad")),
+    ],
+)
+def test_a_head_that_predicts_states_is_read_as_it_was_written(
+    tmp_path: Path, kind: str, flags: dict[str, bool], *, int8: bool
+) -> None:
+    config = tiny(HeadKind(kind), states=(4,), **flags)
+    tensors = numbers(config)
+    write_head(tmp_path, config, tensors, VERIFIER, int8=int8, card="")
+    found = read_head(tmp_path)
+    assert same_shape(config, found.config) and found.format == kind
+    for name, tensor in tensors.items():
+        packed = int8 and tensor.ndim == 2
+        expected = quantize_groups(tensor).dequantize() if packed else tensor
+        assert torch.equal(found.tensors[name], expected), name
+    wide = replace(config, target_width=TARGET + 4)
+    with pytest.raises(CheckpointError, match="output rows are applied to what it predicts"):
+        write_head(tmp_path, wide, tensors, VERIFIER, int8=int8, card="")
+
+
 def test_matrices_in_int8_are_read_as_their_groups_say(tmp_path: Path) -> None:
     tensors = numbers(HINTED)
     write_head(tmp_path, HINTED, tensors, VERIFIER, int8=True, card="")
