@@ -22,7 +22,11 @@ from tests.models.heads.setups import head_config, make_target, numbers
 HEADED = tuple(
     (runner, kind)
     for runner, kind in (
-        *((runner, kind) for runner in ("eager", "native", "int8") for kind in ("hinted", "eagle3")),
+        *(
+            (runner, kind)
+            for runner in ("eager", "native", "int8")
+            for kind in ("hinted", "eagle3")
+        ),
         ("native", "eagle1"),
         ("int8", "fspad"),
     )

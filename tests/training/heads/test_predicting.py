@@ -1,6 +1,5 @@
 """Training of heads that predict states: EAGLE (2401.15077) and FSPAD (2408.15562)."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np

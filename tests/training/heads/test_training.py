@@ -300,9 +300,7 @@ def test_a_trained_head_can_be_written_and_read(
     tensors = made.tensors()
     write_head(folder, made.config, tensors, Verifier(), int8=False, card="", rotary=settings)
     file = read_head(folder, layers=LAYERS)
-    assert file.config.states == (
-        {"hinted": STATES, "eagle3": STATES[:-1]}.get(kind, STATES[-1:])
-    )
+    assert file.config.states == ({"hinted": STATES, "eagle3": STATES[:-1]}.get(kind, STATES[-1:]))
     for name, tensor in tensors.items():
         assert torch.equal(file.tensors[name], tensor.to(file.tensors[name].dtype)), name
 

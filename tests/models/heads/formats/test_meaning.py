@@ -90,9 +90,7 @@ def eagle3(
     return last @ stored["lm_head.weight"].T, last if config.get("norm_output") else out
 
 
-def eagle1(
-    stored: Tensors, states: Tensor, tokens: Tensor, head: Tensor
-) -> tuple[Tensor, Tensor]:
+def eagle1(stored: Tensors, states: Tensor, tokens: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and next states of EAGLE-1, from its definition and the names of its files."""
     both = torch.cat((stored["embed_tokens.weight"][tokens], states), dim=-1)
     stream = both @ stored["fc.weight"].T + stored.get("fc.bias", 0)

@@ -1,4 +1,5 @@
-"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`, with the field names of speculators.
+"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`; fields have the names of
+speculators.
 
 Matrices may be stored as int8 in groups of 32 inputs: `NAME` holds the integers, `NAME_scale` one
 float16 factor for each group (`[outputs, groups]`), as in compressed-tensors.

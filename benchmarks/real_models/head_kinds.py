@@ -1,13 +1,14 @@
 """Draft heads of several kinds, trained alike on the same recorded answers of a target.
 
     outrider train head configs/heads/smollm2.toml --data data --out runs/head   # records answers
-    python benchmarks/draft_heads.py configs/heads/smollm2.toml --texts runs/head/texts \\
-        --heads eagle1 fspad fspad-sampling fspad-alignment --passes 6 --out runs/compared
+    python -m benchmarks.real_models.head_kinds configs/heads/smollm2.toml --out runs/compared \\
+        --texts runs/head/texts --heads eagle1 fspad fspad-sampling fspad-alignment --passes 4
 
-`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts. Each head begins
-with the same seed and reads the same batches, one step of a chain at a time. The texts that are held
-out are the first ones. Acceptance is that of greedy drafts along the recorded answers; intervals
-(95 %) draw whole texts; differences are paired by text and are to the first head of the list.
+`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts. Each head
+begins with the same seed and reads the same batches, one step of a chain at a time. The texts that
+are held out are the first ones. Acceptance is that of greedy drafts along the recorded answers;
+intervals (95 %) draw whole texts; differences are paired by text and are to the first head of the
+list.
 """
 
 import argparse
