@@ -45,16 +45,20 @@ HEADS: dict[str, tuple[HeadKind, dict[str, Any]]] = {
     "eagle3-fused": (HeadKind.EAGLE3, {"norm_fused": True}),
     "eagle3-stream": (HeadKind.EAGLE3, {"norm_before_residual": True}),
     "eagle1": (HeadKind.EAGLE1, {"states": (LAYERS,), "fuse_bias": True}),
-    "eagle1-plain": (HeadKind.EAGLE1, {"states": (LAYERS,)}),
     "fspad": (
         HeadKind.FSPAD,
         {"states": (LAYERS,), "fuse_bias": True, "sampling": True, "alignment": True},
     ),
-    "fspad-sampling": (HeadKind.FSPAD, {"states": (LAYERS,), "sampling": True}),
-    "fspad-alignment": (HeadKind.FSPAD, {"states": (LAYERS,), "alignment": True}),
     "mtp": (HeadKind.MTP, {"states": (LAYERS,)}),
 }
 """Kinds and flags of heads; all of them read the target's states 1, 2 and 4, or those given."""
+
+PARTS: dict[str, tuple[HeadKind, dict[str, Any]]] = {
+    "eagle1-plain": (HeadKind.EAGLE1, {"states": (LAYERS,)}),
+    "fspad-sampling": (HeadKind.FSPAD, {"states": (LAYERS,), "sampling": True}),
+    "fspad-alignment": (HeadKind.FSPAD, {"states": (LAYERS,), "alignment": True}),
+}
+"""Heads that only tests of their parts use."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def make_target(folder: Path, **options: Any) -> Path:
 
 def head_config(teacher: Teacher, name: str, draft: int = DRAFT) -> HeadConfig:
     """The shape of one of the heads."""
-    kind, changes = HEADS[name]
+    kind, changes = (HEADS | PARTS)[name]
     layer = replace(
         teacher.config,
         vocab_size=draft,

@@ -96,8 +96,9 @@ def test_the_loss_is_the_distance_of_states_and_a_tenth_of_the_cross_entropy(
     head = fresh(teacher, HeadKind.EAGLE1)
     batch = linear.batch(linear.places[:2])
     draft_with(head, IDS, teacher)
-    found = float(chain_loss(head, rotary(head), batch, teacher, IDS, 1))
-    [step] = unroll(head, rotary(head), batch, 1)
+    with torch.no_grad():
+        found = float(chain_loss(head, rotary(head), batch, teacher, IDS, 1))
+        [step] = unroll(head, rotary(head), batch, 1)
     rows = torch.cat([batch.states[i, PROMPT : 60 - 1, -1] for i in range(2)])
     off = (step.outputs[step.valid.flatten()[: len(step.outputs)]] - rows).abs()
     distance = torch.where(off < 1, off**2 / 2, off - 0.5).mean()
@@ -121,10 +122,12 @@ def test_noise_is_on_what_the_head_reads_and_not_on_labels(
     head = fresh(teacher, HeadKind.EAGLE1)
     draft_with(head, IDS, teacher)
     args = (head, rotary(head), batch, teacher, IDS, 1)
-    assert float(chain_loss(*args, noisy)) != float(chain_loss(*args))
+    with torch.no_grad():
+        assert float(chain_loss(*args, noisy)) != float(chain_loss(*args))
     for name in ("fc.weight", "fc.bias"):  # a head that reads nothing sees no noise
         head.part(name).data.zero_()
-    assert float(chain_loss(*args, noisy)) == float(chain_loss(*args))
+    with torch.no_grad():
+        assert float(chain_loss(*args, noisy)) == float(chain_loss(*args))
 
 
 @fspad
@@ -141,7 +144,7 @@ def test_training_begins_as_that_of_eagle(teacher: Teacher, linear: RecordedText
         draft_with(head, IDS, teacher)
         loss = chain_loss(head, rotary(head), batch, teacher, IDS, 2)
         loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
         own = {name for name in head.tensors() if name.startswith(("sampling", "alignment"))}
         still = {name for name in own if not head.part(name).grad.any()}  # pyright: ignore
         # at zero only the last matrix of each part learns; the others follow
