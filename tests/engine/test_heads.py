@@ -327,11 +327,7 @@ def test_an_original_head_of_eagle1_is_recognised(folders: dict[str, Path], tmp_
 @pytest.mark.usefixtures("any_head")
 @pytest.mark.parametrize(
     "kind",
-    [
-        *KINDS,
-        pytest.param("eagle1", marks=pytest.mark.method("eagle1")),
-        pytest.param("fspad", marks=pytest.mark.method("fspad")),
-    ],
+    [*KINDS, pytest.param("eagle1", marks=pytest.mark.method("eagle1"))],
 )
 def test_the_memory_plan_counts_the_head(folders: dict[str, Path], kind: str) -> None:
     """Its cache and the states that caches of its target keep beside keys and values."""
