@@ -22,6 +22,7 @@ from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.sources.families import family
 from outrider.policies import FixedTree
+from outrider.strategy.auto import head_drafter
 from outrider.training.heads.start import Teacher, fresh_head
 from tests.models.heads.formats.setups import in_speculators, write
 
@@ -50,17 +51,20 @@ def write_random(folder: Path, kind: str) -> Path:
     teacher = Teacher.of(open_checkpoint(source))
     layers, vocab = teacher.config.num_layers, teacher.config.vocab_size
     ids = torch.arange(0, vocab, 3).int().numpy()
-    states = (1, 2, layers) if kind == "hinted" else (0, 1, layers - 1)
+    states = {"hinted": (1, 2, layers), "eagle3": (0, 1, layers - 1)}.get(kind, (layers,))
     successors = torch.arange(vocab).roll(-1).numpy()
-    config, tensors = fresh_head(teacher, HeadKind(kind), states, ids, successors, random=True)
+    parts = {"sampling": True, "alignment": True} if kind == "fspad" else {}
+    config, tensors = fresh_head(
+        teacher, HeadKind(kind), states, ids, successors, random=True, **parts
+    )
     if kind == "eagle3":
         rows = teacher.lm_head[torch.from_numpy(ids).long()]
         norms = torch.ones(len(states), config.target_width)
         tensors |= {"lm_head.weight": rows, "fc_norm.weight": norms}
-    else:
+    elif kind == "hinted":
         tensors["hint.weight"] = 9 * torch.eye(config.width)
     verifier = Verifier(name_or_path="tiny", tokenizer=Tokenizer.load(source).fingerprint)
-    bits, rotary = 8 if kind == "hinted" else None, open_checkpoint(source).config
+    bits, rotary = None if kind == "eagle3" else 8, open_checkpoint(source).config
     write_head(folder, config, tensors, verifier, bits=bits, card="# A head", rotary=rotary)
     return folder
 
@@ -68,7 +72,8 @@ def write_random(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("heads")
-    return {kind: write_random(root / kind, kind) for kind in ("hinted", "eagle3")}
+    kinds = ("hinted", "eagle3", "eagle1", "fspad")
+    return {kind: write_random(root / kind, kind) for kind in kinds}
 
 
 @pytest.fixture
@@ -119,6 +124,28 @@ def test_the_text_is_the_targets(load: Callable[..., Any], kind: str, drafter: s
         assert result.speculation.exactness == "identical"
         drafted += result.speculation.target.drafted
     assert drafted > 20
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize(
+    ("kind", "drafter"),
+    [
+        pytest.param("eagle1", "eagle1", marks=pytest.mark.method("eagle1")),
+        pytest.param("fspad", "tree(eagle2)", marks=pytest.mark.method("fspad")),
+    ],
+)
+def test_the_text_is_the_targets_with_heads_that_predict_states(
+    load: Callable[..., Any], kind: str, drafter: str
+) -> None:
+    generator = load(kind, drafter=drafter, policy=SIZE)
+    drafted = 0
+    for name in ("greedy", "penalties"):
+        result = generator.generate(PROMPT, **WRITE, **SAMPLINGS[name])
+        assert result.token_ids == alone(name), name
+        assert result.speculation.exactness == "identical"
+        drafted += result.speculation.target.drafted
+    assert drafted > 10
+    assert kind in head_drafter(generator.strategy.drafter.model, 0.0).name
 
 
 @pytest.mark.usefixtures("any_head")
@@ -270,8 +297,38 @@ def test_an_original_head_of_eagle3_is_recognised(folders: dict[str, Path], tmp_
     assert drafted.speculation.target.drafted > 0
 
 
+@pytest.mark.method("eagle1")
 @pytest.mark.usefixtures("any_head")
-@pytest.mark.parametrize("kind", KINDS)
+def test_an_original_head_of_eagle1_is_recognised(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its config.json is that of a Llama model of one layer, which is not a head."""
+    source = family("tiny")["target"]
+    teacher = Teacher.of(open_checkpoint(source))
+    file = read_head(folders["eagle1"])
+    names = [name for name in file.tensors if name != "ids"]
+    settings = json.loads((folders["eagle1"] / "config.json").read_text())
+    layer = settings["transformer_layer_config"]
+    write(
+        tmp_path / "head",
+        layer,
+        {name: file.tensors[name].contiguous() for name in names}
+        | {"embed_tokens.weight": teacher.embed},
+    )
+    generator = outrider.load("tiny", qualifier="none", draft=tmp_path / "head", drafter="eagle1")
+    assert generator.strategy.drafter.model.config.draft_vocab == teacher.config.vocab_size
+    result = generator.generate(PROMPT, **WRITE)
+    assert result.token_ids == alone("greedy")
+    plain = {f"model.{name}": file.tensors[name] for name in names if name.startswith("layers")}
+    write(tmp_path / "model", layer, plain)
+    assert heads.take_head([("target", source), ("draft", tmp_path / "model")])[1] is None
+    write(tmp_path / "large", layer | {"num_hidden_layers": 2}, {"fc.weight": torch.ones(2, 2)})
+    assert heads.take_head([("target", source), ("draft", tmp_path / "large")])[1] is None
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize(
+    "kind",
+    [*KINDS, pytest.param("eagle1", marks=pytest.mark.method("eagle1"))],
+)
 def test_the_memory_plan_counts_the_head(folders: dict[str, Path], kind: str) -> None:
     """Its cache and the states that caches of its target keep beside keys and values."""
     demand = heads.head_demand(heads.Chosen(folders[kind], given=True))

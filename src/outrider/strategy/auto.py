@@ -24,7 +24,9 @@ from outrider.drafters import (
 )
 from outrider.drafters.combine.pyramid import qualified
 from outrider.drafters.given import ASKING, Costs, Given
+from outrider.drafters.heads.eagle1 import Eagle1
 from outrider.drafters.heads.eagle3 import Eagle3
+from outrider.drafters.heads.fspad import Fspad
 from outrider.drafters.heads.hinted import Hinted
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
@@ -177,6 +179,10 @@ def head_drafter(head: HeadModel, seconds: float) -> ModelDrafter:
             return Hinted(model=head, seconds=seconds)
         case HeadKind.EAGLE3:
             return Eagle3(model=head, seconds=seconds)
+        case HeadKind.EAGLE1:
+            return Eagle1(model=head, seconds=seconds)
+        case HeadKind.FSPAD:
+            return Fspad(model=head, seconds=seconds)
         case HeadKind.MTP:
             return ModelDrafter(model=head, name="mtp")
 

@@ -37,6 +37,8 @@ DRAFTERS = (
     "drafters.neural.tree",
     "drafters.heads.hinted",
     "drafters.heads.eagle3",
+    "drafters.heads.eagle1",
+    "drafters.heads.fspad",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.specmquant",

@@ -8,25 +8,31 @@ from typing import Any
 from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, TreeDrafter
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.copying.suffix import Suffix
-from outrider.drafters.heads.eagle3 import Eagle3
-from outrider.drafters.heads.hinted import Hinted
 from outrider.drafters.neural.growth import Eagle2, RsdS
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
 from outrider.protocols import Drafter
+from outrider.strategy.auto import head_drafter
 from outrider.training.heads.start import Teacher
 from tests.exactness.setups.checkpoints import RUNNERS
 from tests.models.heads.setups import head_config, make_target, numbers
 
 HEADED = tuple(
     (runner, kind)
-    for runner in ("eager", "native", "int8")
+    for runner, kind in (
+        *(
+            (runner, kind)
+            for runner in ("eager", "native", "int8")
+            for kind in ("hinted", "eagle3")
+        ),
+        ("native", "eagle1"),
+        ("int8", "fspad"),
+    )
     if runner in RUNNERS
-    for kind in ("hinted", "eagle3")
 )
-"""Runners that store their states, with each kind of head."""
+"""Runners that store their states, with kinds of heads."""
 
 
 def make_pair(folder: Path, runner: str, kind: str, draft: int = 40, **changes: Any) -> HeadPair:
@@ -34,7 +40,8 @@ def make_pair(folder: Path, runner: str, kind: str, draft: int = 40, **changes: 
     teacher = Teacher.of(open_checkpoint(folder))
     config = head_config(teacher, kind, draft)
     tensors = numbers(config)
-    tensors["norm.weight"] = tensors["norm.weight"] * 0.3
+    if not config.predicts_states:
+        tensors["norm.weight"] = tensors["norm.weight"] * 0.3
     target = RUNNERS[runner](folder)
     return run_head(config, tensors | changes, target, name=kind)
 
@@ -42,7 +49,7 @@ def make_pair(folder: Path, runner: str, kind: str, draft: int = 40, **changes: 
 def drafters(pair: HeadPair, folder: Path) -> dict[str, Callable[[], Drafter]]:
     """One of each."""
     head = pair.head
-    chain = Hinted(model=head) if head.config.kind == "hinted" else Eagle3(model=head)
+    chain = head_drafter(head, 0.0)
     tree = TreeDrafter(model=head, growth=Eagle2(width=3))
     copies = Lookup(max_ngram=3, min_ngram=1)
 

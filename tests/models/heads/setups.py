@@ -17,8 +17,8 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.cache import Following
-from outrider.models.heads.config import HeadConfig, HeadKind
-from outrider.models.heads.formats.hinted import is_matrix
+from outrider.models.heads.config import LAYER, HeadConfig, HeadKind
+from outrider.models.heads.formats.own import is_matrix
 from outrider.models.heads.model import HeadModel, keeping_for
 from outrider.models.heads.module import HeadModule
 from outrider.models.heads.native import NativeHead
@@ -46,9 +46,21 @@ HEADS: dict[str, tuple[HeadKind, dict[str, Any]]] = {
     ),
     "eagle3-fused": (HeadKind.EAGLE3, {"norm_fused": True}),
     "eagle3-stream": (HeadKind.EAGLE3, {"norm_before_residual": True}),
+    "eagle1": (HeadKind.EAGLE1, {"states": (LAYERS,), "fuse_bias": True}),
+    "fspad": (
+        HeadKind.FSPAD,
+        {"states": (LAYERS,), "fuse_bias": True, "sampling": True, "alignment": True},
+    ),
     "mtp": (HeadKind.MTP, {"states": (LAYERS,)}),
 }
 """Kinds and flags of heads; all of them read the target's states 1, 2 and 4, or those given."""
+
+PARTS: dict[str, tuple[HeadKind, dict[str, Any]]] = {
+    "eagle1-plain": (HeadKind.EAGLE1, {"states": (LAYERS,)}),
+    "fspad-sampling": (HeadKind.FSPAD, {"states": (LAYERS,), "sampling": True}),
+    "fspad-alignment": (HeadKind.FSPAD, {"states": (LAYERS,), "alignment": True}),
+}
+"""Heads that only tests of their parts use."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def make_target(folder: Path, **options: Any) -> Path:
 
 def head_config(teacher: Teacher, name: str, draft: int = DRAFT) -> HeadConfig:
     """The shape of one of the heads."""
-    kind, changes = HEADS[name]
+    kind, changes = (HEADS | PARTS)[name]
     layer = replace(
         teacher.config,
         vocab_size=draft,
@@ -136,6 +148,9 @@ def numbers(config: HeadConfig, seed: int = 5) -> dict[str, Tensor]:
     for name, shape in shapes.items():
         drawn = torch.randn(shape, generator=generator)
         tensors[name] = 1 + 0.2 * drawn if "norm" in name else drawn * 1.5 / shape[-1] ** 0.5
+    if config.predicts_states:  # no norm keeps what is fed back small
+        for name in ("fc", f"{LAYER}self_attn.o_proj", f"{LAYER}mlp.down_proj"):
+            tensors[f"{name}.weight"] *= 0.4
     order = torch.randperm(config.target_vocab, generator=generator)
     tensors["ids"] = order[: config.draft_vocab].sort().values.int()
     if "successors" in tensors:

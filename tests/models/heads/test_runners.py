@@ -9,7 +9,7 @@ import torch
 
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, as_ids
-from outrider.models.heads.formats.hinted import is_matrix
+from outrider.models.heads.formats.own import is_matrix
 from outrider.models.heads.native import NativeHead
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.protocols import Segment

@@ -15,7 +15,7 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
-from outrider.models.heads.formats.hinted import is_matrix
+from outrider.models.heads.formats.own import is_matrix
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.llama.decoder import Decoder
@@ -260,7 +260,12 @@ class StopAfter:
         return self.left <= 0
 
 
-KINDS = [pytest.param("hinted", marks=hinted), pytest.param("eagle3", marks=eagle3)]
+KINDS = [
+    pytest.param("hinted", marks=hinted),
+    pytest.param("eagle3", marks=eagle3),
+    pytest.param("eagle1", marks=pytest.mark.method("eagle1")),
+    pytest.param("fspad", marks=pytest.mark.method("fspad")),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -297,7 +302,7 @@ def test_a_trained_head_can_be_written_and_read(
     tensors = made.tensors()
     write_head(folder, made.config, tensors, Verifier(), bits=None, card="", rotary=settings)
     file = read_head(folder, layers=LAYERS)
-    assert file.config.states == (STATES if kind == "hinted" else STATES[:-1])
+    assert file.config.states == ({"hinted": STATES, "eagle3": STATES[:-1]}.get(kind, STATES[-1:]))
     for name, tensor in tensors.items():
         assert torch.equal(file.tensors[name], tensor.to(file.tensors[name].dtype)), name
 
@@ -386,7 +391,14 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     assert "texts are recorded, and 40 of them are held out" in line(error)
     with pytest.raises(OptionError) as error:
         recipe("mtp")
-    assert "kind is 'mtp'" in line(error) and "hinted or eagle3" in line(error)
+    assert "kind is 'mtp'" in line(error) and "hinted, eagle3, eagle1, fspad" in line(error)
+    with pytest.raises(OptionError) as error:
+        replace(recipe("fspad"), sampling=False, alignment=False)
+    assert "neither sampling nor alignment" in line(error)
+    for noise in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(OptionError) as error:
+            recipe("eagle1", noise=noise)
+        assert "training has noise" in line(error)
     with pytest.raises(OptionError) as error:
         replace(recipe("eagle3"), states=(4,))
     assert "states are 4 only" in line(error)

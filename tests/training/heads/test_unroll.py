@@ -83,11 +83,12 @@ def _differences(rig: Rig, texts: Texts, rotary: RotaryTable) -> list[float]:
             steps = min(STEPS, len(text) - PROMPT - 1 - start)
             expected = decoded(rig, text, PROMPT - 1 + start, steps)
             for step, row in enumerate(expected):
-                logits, valid = whole[step]
+                found = whole[step]
+                valid = found.valid
                 assert valid[i, start]
                 place = int(valid.flatten()[: i * valid.shape[1] + start].sum())
-                most[step] = max(most[step], float((logits[place] - row).abs().max()))
-    counts = [int(valid.sum()) for _, valid in whole]
+                most[step] = max(most[step], float((found.logits[place] - row).abs().max()))
+    counts = [int(found.valid.sum()) for found in whole]
     assert counts == [sum(len(text) - PROMPT - 1 - s for text in TEXTS) for s in range(STEPS)]
     return most
 

@@ -13,7 +13,11 @@ from outrider.models.checkpoints.safetensors.folder import open_folder
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.formats.reading import read_head
-from outrider.models.heads.formats.recognising import PREFIX, by_config
+from outrider.models.heads.formats.recognising import (
+    PREFIX,
+    by_config,
+    is_original_eagle1,
+)
 from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.loading import ModelSource
@@ -74,11 +78,14 @@ def _folder_of_head(source: ModelSource) -> Path | None:
     config = read_object(file)
     if by_config(config, str(file)) is not None:
         return folder
-    if not {"draft_vocab_size", "eagle_config"} & set(config):
+    named = bool({"draft_vocab_size", "eagle_config"} & set(config))
+    if not named and config.get("num_hidden_layers") != 1:
         return None
-    names = (name.removeprefix(PREFIX) for name in open_folder(folder).tensors)
-    # original heads of EAGLE-3 do not name their format
-    return folder if any(name.startswith("midlayer.") for name in names) else None
+    # original heads of EAGLE do not name their format
+    names = {name.removeprefix(PREFIX) for name in open_folder(folder).tensors}
+    if any(name.startswith("midlayer.") for name in names):
+        return folder if named else None
+    return folder if is_original_eagle1(names) else None
 
 
 def head_demand(chosen: Chosen) -> Demand:
@@ -89,6 +96,8 @@ def head_demand(chosen: Chosen) -> Demand:
     keys = sum(t.shape[0] for name, t in tensors.items() if name.endswith("k_proj.weight"))
     fused = next((t for name, t in tensors.items() if name.endswith("fc.weight")), None)
     states = fused.shape[1] if fused is not None and len(fused.shape) == 2 else 0
+    if not any(name.removeprefix(PREFIX) in ("norm.weight", "mtp.norm.weight") for name in tensors):
+        states //= 2  # heads without last norm fuse one state and an embedding of the same size
     return Demand(
         tier="head",
         weights=numbers * torch.float32.itemsize,  # as they are read, before they are packed

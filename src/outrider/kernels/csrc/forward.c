@@ -468,7 +468,9 @@ static void answer_rows(const Work *work, int chunk) {
     for (int i = first; i < last; i++) {
         if (keeps) keep_state(work, m->num_layers, i);
         float *normed = desk->normed + (int64_t)i * m->hidden;
-        rms_norm(desk->stream + b->want[i] * desk->stream_stride, m->norm, m->eps, m->hidden, normed);
+        const float *stream = desk->stream + b->want[i] * desk->stream_stride;
+        if (m->norm) rms_norm(stream, m->norm, m->eps, m->hidden, normed);
+        else memcpy(normed, stream, sizeof(float) * m->hidden);
         hand_over(work, &m->head, normed, i);
         if (b->hidden) memcpy(b->hidden + (int64_t)i * m->hidden, normed, sizeof(float) * m->hidden);
     }

@@ -49,10 +49,12 @@ typedef struct {
     float *values;         /* [rows, widest input] of the next product */
     float *base;           /* [rows, stride], the stream */
     float *joined;         /* [rows, hidden] */
+    float *wide, *gates;   /* [rows, wide_stride] */
+    float *mixed;          /* [rows, inputs of `down`] */
     const float **given;   /* [rows] rows of `base` */
     const float **beside;  /* [rows] rows of `joined` */
     Forms forms;
-    int64_t stride;
+    int64_t stride, wide_stride;
 } Room;
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -65,12 +67,17 @@ static void *part(char **place, int64_t bytes) {
 
 static int64_t lay_out(Room *room, const DraftHead *head, int rows, char *memory) {
     const int64_t hidden = head->layer->hidden;
-    const int64_t widest = most(head->fuse.inputs, hidden), groups = (widest + GROUP - 1) / GROUP;
+    const int64_t widest = most(most(head->fuse.inputs, head->down.inputs), hidden);
+    const int64_t groups = (widest + GROUP - 1) / GROUP;
     char *place = memory;
     room->stride = most((int64_t)head->fuse.panels * LANES, hidden);
     room->values = part(&place, rows * widest * 4);
     room->base = part(&place, rows * room->stride * 4);
     room->joined = part(&place, rows * hidden * 4);
+    room->wide_stride = (int64_t)head->up.panels * LANES;
+    room->wide = part(&place, rows * room->wide_stride * 4);
+    room->gates = part(&place, rows * room->wide_stride * 4);
+    room->mixed = part(&place, rows * (int64_t)head->down.inputs * 4);
     room->given = part(&place, rows * sizeof(float *));
     room->beside = part(&place, rows * sizeof(float *));
     room->forms.quants = part(&place, rows * groups * GROUP);
@@ -79,19 +86,25 @@ static int64_t lay_out(Room *room, const DraftHead *head, int rows, char *memory
     return place - memory;
 }
 
-static void add_product(Pool *pool, int threads, const Room *room,
-                        const Matrix *w, int rows, Fate fate) {
-    Product product = {w, room->values, room->forms, {room->base, room->stride, fate, NULL},
-                       rows, threads};
+static void product_of(Pool *pool, int threads, const Room *room, const Matrix *w,
+                       const float *values, int rows, Sink sink) {
+    Product product = {w, values, room->forms, sink, rows, threads};
     pool_run(pool, threads, &(Task){&product, STEPS_OF_A_PRODUCT, chunks_of, run_step});
 }
 
-/* The normed embedding of a token. */
+static void add_product(Pool *pool, int threads, const Room *room,
+                        const Matrix *w, int rows, Fate fate) {
+    const Sink stream = {room->base, room->stride, fate, NULL};
+    product_of(pool, threads, room, w, room->values, rows, stream);
+}
+
+/* The embedding of a token, normed unless it is read as it is. */
 static void embed_row(const DraftHead *head, int32_t token, float *out) {
     const Model *target = head->target;
     unpack_row(&target->embed, token, out);
     scale_row(out, head->layer->hidden, target->embed_scale);
-    rms_norm(out, head->token_norm, head->layer->eps, head->layer->hidden, out);
+    if (head->token_norm)
+        rms_norm(out, head->token_norm, head->layer->eps, head->layer->hidden, out);
 }
 
 /* The input of the stream of a row: its states, normed, or the output of the row before. */
@@ -110,15 +123,44 @@ static void input_row(const DraftHead *head, const float *input, int continued, 
     else if (continued) memcpy(out, input, sizeof(float) * head->layer->hidden);
 }
 
+/* Mixes the embeddings of the tokens into the states, which lie in `values`:
+ * state += down * (up * state times silu(gate * embedding)). */
+static void mix_rows(const DraftHead *head, Pool *pool, int threads, const Room *room,
+                     const int32_t *tokens, int count) {
+    const int64_t hidden = head->layer->hidden, stride = room->wide_stride;
+    const int64_t inputs = head->down.inputs;
+    const Sink wide = {room->wide, stride, WRITE, NULL}, gates = {room->gates, stride, WRITE, NULL};
+    const Sink result = {room->base, room->stride, WRITE, NULL};
+    for (int i = 0; i < count; i++) embed_row(head, tokens[i], room->joined + i * hidden);
+    product_of(pool, threads, room, &head->gate, room->joined, count, gates);
+    product_of(pool, threads, room, &head->up, room->values, count, wide);
+    for (int i = 0; i < count; i++) {
+        float *row = room->wide + i * stride;
+        const float *gate = room->gates + i * stride;
+        for (int64_t k = 0; k < stride; k += LANES)
+            store(row + k, load(row + k) * silu16(load(gate + k)));
+        memcpy(room->mixed + i * inputs, row, sizeof(float) * inputs);
+    }
+    product_of(pool, threads, room, &head->down, room->mixed, count, result);
+    for (int i = 0; i < count; i++)
+        for (int64_t k = 0; k < hidden; k++)
+            room->values[i * hidden + k] += room->base[i * room->stride + k];
+}
+
 static void fill_inputs(const DraftHead *head, Pool *pool, int threads, const Room *room,
-                        const HeadRows *rows, int count) {
+                        const HeadRows *rows, const int32_t *tokens, int count) {
     const int64_t hidden = head->layer->hidden;
     const Matrix *w = !rows->continued || head->continues == BY_FUSE ? &head->fuse
                     : head->continues == BY_RECUR ? &head->recur : NULL;
     for (int i = 0; i < count; i++)
         input_row(head, rows->inputs[i], rows->continued,
                   w ? room->values + (int64_t)i * w->inputs : room->base + i * room->stride);
+    if (head->up.outputs) mix_rows(head, pool, threads, room, tokens, count);
     if (w) add_product(pool, threads, room, w, count, WRITE);
+    for (int i = 0; i < count && head->bias; i++) {
+        float *row = room->base + i * room->stride;
+        for (int64_t k = 0; k < hidden; k++) row[k] += head->bias[k];
+    }
     for (int i = 0; i < count && head->normed_stream; i++) {
         float *row = room->base + i * room->stride;
         rms_norm(row, head->hidden_norm, head->layer->eps, hidden, row);
@@ -161,7 +203,7 @@ int32_t outrider_head(const DraftHead *head, Pool *pool, int32_t threads, const 
     void *memory = malloc(lay_out(&room, head, count, NULL) + 64);
     if (!memory) return 1;
     lay_out(&room, head, count, (char *)(((uintptr_t)memory + 63) / 64 * 64));
-    fill_inputs(head, pool, threads, &room, rows, count);
+    fill_inputs(head, pool, threads, &room, rows, batch->tokens, count);
     fill_tokens(head, pool, threads, &room, batch->tokens, count);
     if (head->hint.outputs) fill_hints(head, pool, threads, &room, rows, count);
     for (int i = 0; i < count; i++) {

@@ -15,11 +15,13 @@ typedef struct {
     const Model *target;      /* whose embeddings are read, and rows of whose head score hints */
     Matrix fuse;              /* the target's states to the stream */
     Matrix recur;             /* the output of the row before to the stream (BY_RECUR) */
+    Matrix up, gate, down;    /* mix token and state in a wider space before they are fused */
     Matrix token, hint;       /* normed embeddings to the stream */
     const float *state_norm;  /* [states, state_width], or NULL: states are not normed */
     const float *fused_norm;  /* [states * state_width], of all states together, or NULL */
-    const float *token_norm;  /* [hidden] of embeddings */
+    const float *token_norm;  /* [hidden] of embeddings, or NULL */
     const float *hidden_norm; /* [hidden] of the input of the stream, or NULL */
+    const float *bias;        /* [hidden], added to the stream, or NULL */
     const float *levels;      /* [4, hidden], added to the stream by the level of the hint, or NULL */
     const int32_t *ids;       /* [drafts] ids of draft tokens, ascending */
     const int32_t *place;     /* [vocab of the target] their places in `ids`, or -1 */

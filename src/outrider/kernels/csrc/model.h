@@ -40,7 +40,7 @@ typedef struct {
     float attention_scale, attention_cap; /* factor of the scores; their soft cap or 0 */
     float logits_divisor, logits_cap;     /* of the logits; their soft cap or 0 */
     Matrix embed; /* an output for each token; often the head's own */
-    const float *norm;
+    const float *norm; /* of the rows that the head reads, or NULL */
     const Layer *layers; /* those that are run, at least one */
     Matrix head;
 } Model;

@@ -128,11 +128,11 @@ class Packer:
         self._sizes: list[tuple[int, int]] = []
 
     def model(
-        self, embed: Encoded, norm: Tensor, head: Encoded | None, layers: list[Layer]
+        self, embed: Encoded, norm: Tensor | None, head: Encoded | None, layers: list[Layer]
     ) -> PackedModel:
         """Pack the whole model from layers that `layer` has packed.
 
-        `head` None means that the head is `embed`.
+        `head` None means that the head is `embed`, `norm` None that it reads rows as they are.
         """
         c = self.config
         array = (Layer * len(layers))(*layers)
@@ -157,7 +157,7 @@ class Packer:
             logits_divisor=c.scales.logits,
             logits_cap=c.scales.logits_cap or 0.0,
             embed=table,
-            norm=self.vector(norm),
+            norm=None if norm is None else self.vector(norm),
             layers=ctypes.cast(array, ctypes.POINTER(Layer)),
         )
         if head is None:

@@ -13,6 +13,10 @@ LEVELS = 4
 """Kinds of hints: none, of other texts, after the last token, after the last two tokens."""
 
 LAYER = "layers.0."
+WIDER = 4
+"""Width of the space in which a sampling unit mixes state and token, relative to their own."""
+RANK = 256
+"""Largest rank of the matrix that aligns logits."""
 MTP_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
 """Norms of token and state before `fc` of an MTP head, in the order of its inputs."""
 
@@ -24,11 +28,17 @@ class HeadKind(StrEnum):
     HINTED: token and hint are added to the residual stream.
     MTP: token and the last state, both normed, are fused to the residual stream (the
         multi-token prediction of DeepSeek-V3 and Qwen3-Next).
+    EAGLE1: as MTP without any norm; the head predicts the next final state of the target, to which
+        the target's output rows are applied (Li et al. 2024, arXiv 2401.15077).
+    FSPAD: EAGLE1 with units that mix the token into the state before, and that correct the logits
+        apart from the predicted state (Gui et al. 2024, arXiv 2408.15562).
     """
 
     EAGLE3 = "eagle3"
     HINTED = "hinted"
     MTP = "mtp"
+    EAGLE1 = "eagle1"
+    FSPAD = "fspad"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +55,9 @@ class HeadConfig:
         norm_fused: whether all states together are normed before they are fused.
         norm_before_residual: EAGLE-3: whether the residual stream starts with the normed input.
         norm_output: EAGLE-3: whether the next step reads the normed output.
+        fuse_bias: EAGLE-1 and FSPAD: whether the matrix that fuses token and state has a bias.
+        sampling: FSPAD: whether the token is mixed into the state in a wider space first.
+        alignment: FSPAD: whether a matrix of low rank corrects the logits.
     """
 
     kind: HeadKind
@@ -56,6 +69,14 @@ class HeadConfig:
     norm_fused: bool = False
     norm_before_residual: bool = False
     norm_output: bool = False
+    fuse_bias: bool = False
+    sampling: bool = False
+    alignment: bool = False
+
+    @property
+    def predicts_states(self) -> bool:
+        """Whether its outputs are predictions of the target's final state, without a norm."""
+        return self.kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
 
     @property
     def width(self) -> int:
@@ -74,6 +95,8 @@ class HeadConfig:
             "norm.weight": (self.width,),
             "ids": (self.draft_vocab,),
         }
+        if self.predicts_states:
+            return self._predictor_shapes(shapes)
         if self.norm_fused:
             shapes["fc_input_norm.weight"] = (len(self.states) * self.target_width,)
         if self.kind is HeadKind.EAGLE3:
@@ -89,6 +112,22 @@ class HeadConfig:
             "levels": (LEVELS, self.width),
             "successors": (self.target_vocab,),
         }
+
+    def _predictor_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Change the shapes of other heads to those of a head that predicts states."""
+        width, wide = self.width, WIDER * self.width
+        del shapes["norm.weight"], shapes[f"{LAYER}input_layernorm.weight"]
+        shapes["fc.weight"] = (width, 2 * width)
+        if self.fuse_bias:
+            shapes["fc.bias"] = (width,)
+        if self.sampling:
+            shapes["sampling.up.weight"] = shapes["sampling.gate.weight"] = (wide, width)
+            shapes["sampling.down.weight"] = (width, wide)
+        if self.alignment:
+            rank = min(RANK, -(-width // 2))
+            shapes["alignment.down.weight"] = (rank, width)
+            shapes["alignment.up.weight"] = (width, rank)
+        return shapes
 
     def optional(self) -> dict[str, tuple[int, ...]]:
         """Return the tensors that a head may hold; others take their place if it does not.
@@ -144,10 +183,11 @@ class HeadConfig:
                     f"tensor {name} of the head {where} has shape {list(tensor.shape)}; its "
                     f"configuration implies {list(shape)}"
                 )
-        if self.kind is HeadKind.HINTED and self.width != self.target_width:
+        same = self.kind is HeadKind.HINTED or self.predicts_states
+        if same and self.width != self.target_width:
             raise CheckpointError(
-                f"the head {where} has width {self.width}, and its target, whose rows score the "
-                f"hints, {self.target_width}",
+                f"the head {where} has width {self.width}, and its target, whose output rows are "
+                f"applied to what it predicts, {self.target_width}",
                 hint="Choose a head of the width of its target",
             )
         missing = [name for name in expected if name not in tensors]

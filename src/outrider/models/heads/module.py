@@ -67,7 +67,7 @@ class HeadModule(nn.Module):
     def fused(self, states: Float[Tensor, "*rows states target"]) -> Rows:
         """Fuse hidden states of the target to the input of a first step."""
         config = self.config
-        if config.kind is HeadKind.MTP:  # `enter` fuses the last state and the token
+        if config.kind is HeadKind.MTP or config.predicts_states:  # `enter` fuses state and token
             return states.flatten(-2)
         if config.norm_states:
             states = self._norm(states, None)
@@ -101,11 +101,17 @@ class HeadModule(nn.Module):
         """
         if self.config.kind is HeadKind.EAGLE3:
             normed = self._norm(inputs, f"{LAYER}hidden_norm.weight")
-            word = self._norm(self._embed(tokens), f"{LAYER}input_layernorm.weight")
+            word = self._norm(self.embedding(tokens), f"{LAYER}input_layernorm.weight")
             stream = normed if self.config.norm_before_residual else inputs
             return stream, torch.cat((word, normed), dim=-1)
+        if self.config.predicts_states:
+            word = self.embedding(tokens)
+            stream = torch.cat((word, self._sampled(inputs, word)), dim=-1)
+            bias = self.part("fc.bias") if self.config.fuse_bias else None
+            stream = F.linear(stream, self.part("fc.weight"), bias)
+            return stream, stream
         if self.config.kind is HeadKind.MTP:
-            both = zip((self._embed(tokens), inputs), MTP_NORMS, strict=True)
+            both = zip((self.embedding(tokens), inputs), MTP_NORMS, strict=True)
             normed = [self._norm(one, f"{name}.weight") for one, name in both]
             stream = F.linear(torch.cat(normed, dim=-1), self.part("fc.weight"))
             return stream, self._norm(stream, f"{LAYER}input_layernorm.weight")
@@ -116,9 +122,25 @@ class HeadModule(nn.Module):
         stream = stream + F.embedding(levels, self.part("levels"))
         return stream, self._norm(stream, f"{LAYER}input_layernorm.weight")
 
+    def _sampled(self, state: Rows, word: Rows) -> Rows:
+        """Mix the embedding of a token into the state before it (FSPAD: feature sampling).
+
+        In the wider space each number of the state is scaled by a gate of the token, which draws
+        from an uncertain state the part that belongs to the token.
+        """
+        if not self.config.sampling:
+            return state
+        gate = F.silu(F.linear(word, self.part("sampling.gate.weight")))
+        wide = F.linear(state, self.part("sampling.up.weight")) * gate
+        return state + F.linear(wide, self.part("sampling.down.weight"))
+
     def normed_embedding(self, tokens: Int[Tensor, "*rows"]) -> Rows:
         """Return embeddings with a norm of weight 1."""
-        return self._norm(self._embed(tokens), None)
+        return self._norm(self.embedding(tokens), None)
+
+    def embedding(self, tokens: Int[Tensor, "*rows"]) -> Rows:
+        """Return embeddings of the target, or its own."""
+        return self._embed(tokens)
 
     def project(self, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values `[*rows, heads, head_dim]`, not rotated."""
@@ -147,10 +169,31 @@ class HeadModule(nn.Module):
 
     def answer(self, stream: Rows) -> tuple[Float[Tensor, "*rows draft"], Rows]:
         """Return logits of the draft vocabulary, and what the next step reads (`continued`)."""
+        if self.config.predicts_states:
+            return F.linear(self._aligned(stream), self.lm_head), stream
         normed = self._norm(stream, "norm.weight")
         logits = F.linear(normed, self.lm_head)
         plain = self.config.kind is HeadKind.EAGLE3 and not self.config.norm_output
         return logits, stream if plain else normed
+
+    def _aligned(self, state: Rows) -> Rows:
+        """Return what the output rows read (FSPAD: partial alignment distillation).
+
+        The predicted state is fed back and should equal that of the target. The logits may leave
+        it by a correction of low rank, and only half of their gradient reaches it.
+        """
+        if not self.config.alignment:
+            return state
+        read = (state + state.detach()) / 2
+        low = F.linear(read, self.part("alignment.down.weight"))
+        return read + F.linear(low, self.part("alignment.up.weight"))
+
+    def output_rows(self) -> Float[Tensor, "draft width"]:
+        """Return the rows that give the logits of the outputs of a head without last norm."""
+        if not self.config.alignment:
+            return self.lm_head
+        rows = self.lm_head @ self.part("alignment.up.weight")
+        return self.lm_head + rows @ self.part("alignment.down.weight")
 
     def _norm(self, x: Tensor, name: str | None) -> Tensor:
         weight = None if name is None else self.part(name)

@@ -46,6 +46,8 @@ _CONTINUES = {
     HeadKind.HINTED: BY_RECUR,
     HeadKind.EAGLE3: AS_IT_IS,
     HeadKind.MTP: BY_FUSE,
+    HeadKind.EAGLE1: BY_FUSE,
+    HeadKind.FSPAD: BY_FUSE,
 }
 
 
@@ -252,7 +254,8 @@ class _PackedHead:
         packer = self._packer = Packer(config.layer)
         layer = packer.layer(0, self._layer())
         head = self._output_rows()
-        self._model = packer.model(head, module.part("norm.weight").detach(), None, [layer])
+        norm = None if config.predicts_states else module.part("norm.weight").detach()
+        self._model = packer.model(head, norm, None, [layer])
         self._model.layout.vocab = config.target_vocab
         self._embedding = type(target.packed.layout).from_buffer_copy(target.packed.layout)
         if (own := tensors.get("embed_tokens.weight")) is not None:
@@ -280,12 +283,14 @@ class _PackedHead:
             normed_stream=config.norm_before_residual and joins,
             normed_output=config.norm_output or not joins,
         )
+        if config.predicts_states:
+            layout.token, layout.fuse = self._halves()
+            layout.bias = self._vector(part("fc.bias")) if config.fuse_bias else None
+            for name in ("up", "gate", "down") if config.sampling else ():
+                setattr(layout, name, self._packed_matrix(f"sampling.{name}.weight"))
+            return layout
         if config.kind is HeadKind.MTP:
-            token, state = (
-                self._encoded(half.contiguous())
-                for half in part("fc.weight").split(config.width, dim=1)
-            )
-            layout.token, layout.fuse = self._packer.matrix(token), self._packer.matrix(state)
+            layout.token, layout.fuse = self._halves()
             token_norm, state_norm = (part(f"{name}.weight") for name in MTP_NORMS)
             layout.token_norm, layout.state_norm = (
                 self._vector(token_norm),
@@ -314,7 +319,7 @@ class _PackedHead:
         joins = config.kind is HeadKind.EAGLE3
         # the input norm is part of what EAGLE-3 joins, except that of the stream
         stream_norm = "hidden_norm.weight" if joins else "input_layernorm.weight"
-        is_normed = joins and config.norm_before_residual
+        is_normed = config.predicts_states or (joins and config.norm_before_residual)
         layer = config.layer
         norms = (
             [part(f"{LAYER}self_attn.{n}_norm.weight").detach() for n in "qk"]
@@ -340,9 +345,15 @@ class _PackedHead:
             ),
         )
 
+    def _halves(self) -> tuple[Matrix, Matrix]:
+        """Return the columns of `fc` for the token, and those for the state."""
+        token, state = self._module.part("fc.weight").split(self._config.width, dim=1)
+        token, state = (self._encoded(half.contiguous()) for half in (token, state))
+        return self._packer.matrix(token), self._packer.matrix(state)
+
     def _output_rows(self) -> Any:
         """Return the rows that score the draft vocabulary."""
-        own, rows = self._grouped.get("lm_head.weight"), self._module.lm_head
+        own, rows = self._grouped.get("lm_head.weight"), self._module.output_rows()
         fine = [matrix.bits == _FOUR_BITS for matrix in self._grouped.values()]
         if own is None and fine and all(fine):
             return quantize_int4(rows.detach())

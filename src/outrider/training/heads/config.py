@@ -7,6 +7,9 @@ from outrider.models.heads.config import HeadKind
 from outrider.training.heads.answers import AnswerSettings
 from outrider.training.heads.prompts import PromptFile
 
+TRAINED = (HeadKind.HINTED, HeadKind.EAGLE3, HeadKind.EAGLE1, HeadKind.FSPAD)
+"""Kinds of heads that can be trained."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadTraining:
@@ -26,7 +29,8 @@ class HeadTraining:
             during training. EAGLE-3 heads are written in float32.
         share: share of the recorded texts that is used, for studies of the amount of data.
         random: whether the head starts at random instead of with the target's last layer.
-        ridge: whether the matrices that enter the stream are fitted first.
+        ridge: whether the matrices that enter the stream are fitted first; not for EAGLE-3.
+        noise: strength of the noise on the final states that heads of EAGLE-1 and FSPAD read.
         hints: whether hints are read; without them, all have level 0.
         held_out: texts on which acceptance is measured during training.
         evaluate_minutes: minutes between two measurements.
@@ -45,12 +49,17 @@ class HeadTraining:
     share: float = 1.0
     random: bool = False
     ridge: bool = True
+    noise: float = 0.2
     hints: bool = True
     held_out: int = 48
     evaluate_minutes: float = 5.0
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.noise < float("inf"):
+            raise OptionError(
+                f"training has noise {self.noise:g}", hint="Give a number of at least 0"
+            )
         if self.steps < 1 or self.texts < 1 or not 0 < self.share <= 1:
             raise OptionError(
                 f"training has {self.steps} steps, batches of {self.texts} texts and a share of "
@@ -70,8 +79,11 @@ class HeadRecipe:
         target: the model for which it drafts: a folder, a GGUF file or a family.
         prompts: files of prompts, below the data folder.
         kind: the kind of the head.
+        sampling: for kind fspad: whether the token is mixed into the state in a wider space first.
+        alignment: for kind fspad: whether logits may leave the predicted state.
         states: numbers of the target's hidden states that are recorded; the last one is the final
-            state, which a head of EAGLE-3 does not fuse. Empty: after layer 2, in the middle, three
+            state, which a head of EAGLE-3 does not fuse, and heads of EAGLE-1 and FSPAD read alone.
+            Empty: after layer 2, in the middle, three
             layers before the end, and the end.
         draft_vocab: number of tokens that it can draft, beside hints.
         train_vocab: number of tokens over which it is trained, beside those of each batch.
@@ -88,6 +100,8 @@ class HeadRecipe:
     target: str
     prompts: tuple[PromptFile, ...]
     kind: str = "hinted"
+    sampling: bool = True
+    alignment: bool = True
     states: tuple[int, ...] = ()
     draft_vocab: int = 4096
     train_vocab: int = 2048
@@ -99,12 +113,17 @@ class HeadRecipe:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
-            raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+        if self.kind not in TRAINED:
+            raise OptionError(f"kind is {self.kind!r}", hint=f"Give one of {', '.join(TRAINED)}")
         if self.kind == HeadKind.EAGLE3 and self.training.bits != 8:
             raise OptionError(
                 f"training.bits is {self.training.bits}, and EAGLE-3 heads are written in float32",
                 hint="Leave out training.bits",
+            )
+        if self.kind == HeadKind.FSPAD and not (self.sampling or self.alignment):
+            raise OptionError(
+                "a head of FSPAD has neither sampling nor alignment",
+                hint='Switch one of them on, or give kind = "eagle1", which is the same head',
             )
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(

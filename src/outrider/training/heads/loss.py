@@ -1,6 +1,7 @@
 """The loss of a head, and the acceptance of its chains."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,27 +18,62 @@ from outrider.training.heads.unroll import Texts, unroll
 
 _DECAY = 0.8
 """The weight of each step of a chain, relative to the step before (arXiv 2503.01840)."""
+_LOGITS = 0.1
+"""The weight of the cross-entropy beside the distance of states (arXiv 2401.15077)."""
+_NOISE_LENGTH = 512
+"""Length of a text for which the strength of noise is stated."""
 
 
 def chain_loss(
-    head: HeadModule, rotary: RotaryTable, texts: Texts, teacher: Teacher, ids: Tensor, steps: int
+    head: HeadModule,
+    rotary: RotaryTable,
+    texts: Texts,
+    teacher: Teacher,
+    ids: Tensor,
+    steps: int,
+    read: Texts | None = None,
 ) -> Tensor:
-    """Return the loss of a batch.
+    """Return the loss of a batch; the head reads `read`, which may have noise, or the texts.
 
     The label of each row is the target's distribution over the draft vocabulary `ids`, which holds
-    all tokens of the texts.
+    all tokens of the texts. A head that predicts states learns the final state of the next place
+    first, by the smooth absolute difference; the logits have a tenth of its weight (EAGLE, Li et
+    al. 2024, arXiv 2401.15077).
     """
     with torch.no_grad():
         final = texts.states[:, :, -1]
     total, weights = torch.zeros(()), 0.0
-    for step, (logits, valid) in enumerate(unroll(head, rotary, texts, steps)):
+    for step, found in enumerate(unroll(head, rotary, read or texts, steps)):
         at = texts.at(step + 1)[..., None].expand(-1, -1, final.shape[-1])
         with torch.no_grad():
-            label = teacher.logits(final.gather(1, at)[valid], ids).softmax(-1)
-        loss = F.cross_entropy(logits, label, reduction="sum")
-        total = total + _DECAY**step * loss / max(len(logits), 1)
+            true = final.gather(1, at)[found.valid]
+            label = teacher.logits(true, ids).softmax(-1)
+        loss = F.cross_entropy(found.logits, label, reduction="sum")
+        if head.config.predicts_states:
+            distance = F.smooth_l1_loss(found.outputs, true, reduction="sum") / true.shape[-1]
+            loss = distance + _LOGITS * loss
+        total = total + _DECAY**step * loss / max(len(found.logits), 1)
         weights += _DECAY**step
     return total / weights
+
+
+def with_noise(texts: Texts, noise: float, seed: int) -> Texts:
+    """Return texts whose final states, as a head reads them, have uniform noise.
+
+    Predicted states are not exact, so a head that predicts states learns on inexact ones. The noise
+    is at most `noise / 2 * 512 / length` (arXiv 2401.15077). Labels must come from the texts
+    without it.
+
+    Args:
+        texts: the texts.
+        noise: the strength; 0 for none.
+        seed: of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(texts.states[:, :, -1].shape, generator=generator) - 0.5
+    states = texts.states.clone()
+    states[:, :, -1] += drawn * noise * _NOISE_LENGTH / texts.tokens.shape[1]
+    return replace(texts, states=states)
 
 
 @torch.inference_mode()
@@ -51,8 +87,6 @@ def acceptance(
 ) -> tuple[list[float], list[float]]:
     """Return what drafts of the best token achieve on recorded texts.
 
-    The hint of each row can be drafted as well, although it may be outside the draft vocabulary.
-
     Args:
         head: the head; it is left with the rows of `ids`.
         rotary: its rotary embedding.
@@ -65,24 +99,50 @@ def acceptance(
         The share of right tokens in each step, among chains that were right so far; and the tokens
         of a round for chains of 1, 2, ... tokens.
     """
-    steps = texts.steps
-    right = np.zeros(steps)
-    tried = np.zeros(steps)
-    rounds = np.zeros(steps)
-    tokens = np.zeros(steps)
-    for place in places:
-        runs = _runs(head, rotary, texts.batch([place]), lm_head, ids)
-        alive = np.ones(len(runs), dtype=np.bool_)
-        for step in range(steps):
-            seen = alive & (np.arange(len(runs)) < len(runs) - step)
-            alive = seen & runs[:, step]
-            tried[step] += seen.sum()
-            right[step] += alive.sum()
-        for longest in range(1, steps + 1):
-            count, made = _walk(runs, longest)
-            rounds[longest - 1] += count
-            tokens[longest - 1] += made
+    counts = [counted(head, rotary, texts.batch([place]), lm_head, ids) for place in places]
+    right, tried, rounds = (
+        np.sum([getattr(one, name) for one in counts], axis=0)
+        for name in ("right", "tried", "rounds")
+    )
+    tokens = sum(one.tokens for one in counts)
     return (right / np.maximum(tried, 1)).tolist(), (tokens / np.maximum(rounds, 1)).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What drafts of the best token achieve on one text.
+
+    Attributes:
+        right: `[steps]` right tokens of each step, among chains that were right so far.
+        tried: `[steps]` number of these chains.
+        rounds: `[steps]` rounds of decoding the text with chains of 1, 2, ... tokens.
+        tokens: number of tokens of the answer.
+    """
+
+    right: NDArray[np.int64]
+    tried: NDArray[np.int64]
+    rounds: NDArray[np.int64]
+    tokens: int
+
+
+@torch.inference_mode()
+def counted(
+    head: HeadModule, rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
+) -> Counted:
+    """Count what drafts of the best token achieve on one recorded text.
+
+    The hint of each row can be drafted as well, although it may be outside the draft vocabulary.
+    """
+    runs = _runs(head, rotary, batch, lm_head, ids)
+    steps = runs.shape[1]
+    right, tried = np.zeros((2, steps), dtype=np.int64)
+    alive = np.ones(len(runs), dtype=np.bool_)
+    for step in range(steps):
+        seen = alive & (np.arange(len(runs)) < len(runs) - step)
+        alive = seen & runs[:, step]
+        tried[step], right[step] = seen.sum(), alive.sum()
+    rounds = np.array([_walk(runs, longest) for longest in range(1, steps + 1)])
+    return Counted(right, tried, rounds, len(runs))
 
 
 def _runs(
@@ -93,7 +153,8 @@ def _runs(
     wider = torch.cat((ids, _others(head, batch, ids)))
     head.lm_head = lm_head[wider]
     runs = np.zeros((batch.rows.shape[1], steps), dtype=np.bool_)
-    for step, (logits, valid) in enumerate(unroll(head, rotary, batch, steps)):
+    for step, drafted in enumerate(unroll(head, rotary, batch, steps)):
+        logits, valid = drafted.logits, drafted.valid
         hints, levels = (
             one[..., step].gather(1, batch.rows)[valid] for one in (batch.hints, batch.levels)
         )
@@ -113,11 +174,11 @@ def _others(head: HeadModule, batch: Texts, ids: Tensor) -> Tensor:
     return found[~torch.isin(found, ids)]
 
 
-def _walk(runs: NDArray[np.bool_], longest: int) -> tuple[int, int]:
-    """Return rounds and tokens of decoding a text with chains of `longest` tokens."""
+def _walk(runs: NDArray[np.bool_], longest: int) -> int:
+    """Return the rounds of decoding a text with chains of `longest` tokens."""
     lengths = np.cumprod(runs[:, :longest], axis=1).sum(axis=1)
     at, rounds = 0, 0
     while at < len(runs):
         at += int(lengths[at]) + 1
         rounds += 1
-    return rounds, len(runs)
+    return rounds

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from outrider.models.heads.formats.hinted import is_matrix
+from outrider.models.heads.formats.own import is_matrix
 from outrider.models.heads.module import HeadModule
 from outrider.models.quantization.grouped import GROUP
 from outrider.models.quantization.int4 import quantize_int4

@@ -23,9 +23,15 @@ from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
-from outrider.training.heads.loss import acceptance, chain_loss
+from outrider.training.heads.loss import acceptance, chain_loss, with_noise
 from outrider.training.heads.rounding import Rounding
-from outrider.training.heads.start import Teacher, fit_ridge, fresh_head, trained_head
+from outrider.training.heads.start import (
+    Teacher,
+    fit_ridge,
+    fit_states,
+    fresh_head,
+    trained_head,
+)
 
 TRAINING = "training.safetensors"
 """The checkpoint of a training."""
@@ -39,7 +45,7 @@ _SAVED_SECONDS = 120.0
 _SOFTENED = 12
 """Texts on which the first scale of the logits is chosen."""
 _FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
-_ENTRIES = ("fc/weight", "recur/weight", "token/weight", "hint/weight")
+_ENTRIES = ("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight")
 
 Report = Callable[[str], None]
 
@@ -91,13 +97,21 @@ class HeadTrainer:
         kind, states = HeadKind(recipe.kind), recipe.numbers(self.teacher.config.num_layers)
         if kind is HeadKind.EAGLE3:
             states = states[:-1]  # the final state is a label; heads of this format do not read it
+        elif kind is not HeadKind.HINTED:
+            states = states[-1:]
         if options.start:
             self.config, tensors = trained_head(Path(options.start), kind, states, self.teacher)
             self.texts.hint_with(tensors.get("successors"))
         else:
-            ids = self.texts.frequent(recipe.draft_vocab)
             self.config, tensors = fresh_head(
-                self.teacher, kind, states, ids, self.texts.table, random=options.random
+                self.teacher,
+                kind,
+                states,
+                self.texts.frequent(recipe.draft_vocab),
+                self.texts.table,
+                random=options.random,
+                sampling=recipe.sampling and kind is HeadKind.FSPAD,
+                alignment=recipe.alignment and kind is HeadKind.FSPAD,
             )
         self.ids = tensors["ids"].numpy().astype(np.int64)
         embed = self.teacher.embed
@@ -160,18 +174,23 @@ class HeadTrainer:
 
     def _modules(self) -> dict[str, nn.Module]:
         """Return what a checkpoint holds beside the optimizer."""
-        rounding = {} if self._rounding is None else {"rounding": self._rounding}
-        return {"head": self.head} | rounding
+        found: dict[str, nn.Module] = {"head": self.head}
+        return found if self._rounding is None else found | {"rounding": self._rounding}
 
     def _start(self) -> None:
-        if self.recipe.training.ridge and self.config.kind is HeadKind.HINTED:
-            count, tokens = 0, 0
-            while count < len(self.training) and tokens < _RIDGE_TOKENS:
-                tokens += self.training[count].starts
-                count += 1
-            fit_ridge(self.head, self.texts, self.training[:count])
-            factor = self._soften(self.training[:_SOFTENED])
-            self.report(f"start: matrices fitted on {tokens:,} tokens, logits times {factor:g}")
+        if not self.recipe.training.ridge or self.config.kind is HeadKind.EAGLE3:
+            return
+        count, tokens = 0, 0
+        while count < len(self.training) and tokens < _RIDGE_TOKENS:
+            tokens += self.training[count].starts
+            count += 1
+        fitted = f"start: matrices fitted on {tokens:,} tokens"
+        if self.config.predicts_states:
+            fit_states(self.head, self.texts, self.training[:count])
+            self.report(fitted)
+            return
+        fit_ridge(self.head, self.texts, self.training[:count])
+        self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
 
     @torch.no_grad()
     def _soften(self, places: Sequence[TextPlace]) -> float:
@@ -228,8 +247,11 @@ class HeadTrainer:
         self.head.lm_head = self._rows[ids]
         if self._rounding is not None:
             self._rounding.use(self.head, number)
-        batch = self.texts.batch(places)
-        loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
+        batch = read = self.texts.batch(places)
+        if self.config.predicts_states and self.recipe.training.noise:
+            seed = (self.recipe.seed << 32) + number  # a resumed run draws the same noise
+            read = with_noise(batch, self.recipe.training.noise, seed)
+        loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps, read)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         optimizer.step()

@@ -1,8 +1,8 @@
 """The head before training: a layer of the target, and matrices fitted by ridge regression.
 
-The ridge fit predicts the normed final state of the next place from the states of this one, the
-token between them and its hint. It needs seconds and gives most of what the first steps of training
-would give.
+The ridge fit predicts the final state of the next place (normed, in a hinted head) from the states
+of this one, the token between them and its hint. It needs seconds and gives most of what the first
+steps of training would give.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,9 @@ _PART = 2048
 _QUIET_ATTENTION, _QUIET_MLP = 0.05, 0.02
 """Spread of the matrices that end attention and MLP, before they are divided by the root of their
 inputs: the layer adds almost nothing at first."""
+_SMALLEST = 0.1
+"""Weights of the final norm below this part of their mean size are raised to it before they
+divide."""
 _RANDOM_END, _UNSURE = 0.3, 0.3
 """The same for a layer that starts at random, and the factor of its last norm."""
 
@@ -91,6 +94,8 @@ def fresh_head(
     successors: np.ndarray,
     *,
     random: bool,
+    sampling: bool = False,
+    alignment: bool = False,
 ) -> tuple[HeadConfig, dict[str, Tensor]]:
     """Return the configuration and the tensors of an untrained head.
 
@@ -101,15 +106,21 @@ def fresh_head(
         ids: the draft vocabulary, ascending.
         successors: the table of hints.
         random: start at random instead of with the target's last layer.
+        sampling: FSPAD: mix the token into the state first.
+        alignment: FSPAD: correct the logits.
     """
     whole = teacher.config
+    predicts = kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
     config = HeadConfig(
         kind=kind,
         layer=_layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
-        norm_states=True,
+        norm_states=not predicts,
+        fuse_bias=predicts,
+        sampling=sampling,
+        alignment=alignment,
     )
     tensors = {
         name: _start_of(name, shape, teacher, random=random)
@@ -117,6 +128,8 @@ def fresh_head(
         if name not in ("ids", "successors")
     }
     tensors["ids"] = torch.from_numpy(ids)
+    if predicts and not random:
+        _read_final_states(tensors, teacher)
     if kind is HeadKind.EAGLE3:
         tensors["fc_norm.weight"] = torch.ones(config.optional()["fc_norm.weight"])
     if kind is HeadKind.HINTED:
@@ -150,6 +163,17 @@ def trained_head(
     return file.config, file.tensors
 
 
+def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
+    """Let attention read final states as the last layer of the target reads its normed input."""
+    ours, theirs = teacher.norm, teacher.layer.get(f"{LAYER}input_layernorm.weight")
+    if theirs is None:
+        return
+    least = _SMALLEST * ours.abs().mean()
+    factors = theirs / torch.where(ours.abs() < least, least, ours)
+    for name in "qkv":
+        tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
+
+
 def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     """Return the shape of the last layer of a decoder, as the layer of a head."""
     return replace(
@@ -165,6 +189,8 @@ def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
 def _start_of(name: str, shape: tuple[int, ...], teacher: Teacher, *, random: bool) -> Tensor:
     """Return the first value of one tensor."""
     own = teacher.layer.get(name)
+    if name == "fc.bias" or name.endswith(("sampling.down.weight", "alignment.up.weight")):
+        return torch.zeros(shape)  # a head of FSPAD begins as one of EAGLE
     if name == "norm.weight":
         return teacher.norm * _UNSURE if random else teacher.norm.clone()
     if len(shape) == 1:
@@ -212,6 +238,25 @@ def fit_ridge(head: HeadModule, texts: RecordedTexts, places: Sequence[TextPlace
         left = target.float() - F.linear(read.float(), found[:, width:])
         wide.add(flat.float(), left)
     head.part("fc.weight").copy_(wide.solve())
+
+
+@torch.no_grad()
+def fit_states(head: HeadModule, texts: RecordedTexts, places: Sequence[TextPlace]) -> None:
+    """Fit the matrix that fuses token and final state, and its bias, to the next final state.
+
+    For heads that predict states (`HeadConfig.predicts_states`).
+    """
+    width = head.config.width
+    normal = _Normal(2 * width + 1, width)
+    for place in places:
+        batch, first = texts.batch([place]), place.prompt - 1
+        states = batch.states[0, first:, -1]
+        word = head.embedding(batch.tokens[0, first:-1])
+        ones = torch.ones(len(word), 1)
+        normal.add(torch.cat((word, states[:-1], ones), dim=1), states[1:])
+    found = normal.solve()
+    head.part("fc.weight").copy_(found[:, :-1])
+    head.part("fc.bias").copy_(found[:, -1])
 
 
 def _entries(head: HeadModule, tokens: Tensor, hints: Tensor, levels: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class HeadRun:
             trainer.config,
             trainer.tensors(),
             verifier,
-            bits=self.recipe.training.bits if self.recipe.kind == HeadKind.HINTED else None,
+            bits=None if self.recipe.kind == HeadKind.EAGLE3 else self.recipe.training.bits,
             card=card,
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,

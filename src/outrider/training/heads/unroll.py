@@ -17,12 +17,28 @@ from outrider.models.llama.rope import RotaryTable, rotate
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What the chains of some texts draft in one step.
+
+    Attributes:
+        logits: `[rows, draft]` of the valid chains, in the order of texts and starts.
+        outputs: `[rows, width]` their outputs, which the next step reads.
+        valid: which chains are valid.
+    """
+
+    logits: Float[Tensor, "rows draft"]
+    outputs: Float[Tensor, "rows width"]
+    valid: Bool[Tensor, "texts starts"]
+
+
+@dataclass(frozen=True, slots=True)
 class Texts:
     """Some texts, padded to one length.
 
     Attributes:
         states: `[texts, length, states, target]` of each token but the last one: those that a head
-            fuses come first, and the last one is the final state.
+            fuses come first, and the last one is the final state, which is all that a head reads
+            that predicts it.
         tokens: `[texts, length]` the token after each state: `tokens[:, t]` is read with state t.
         rows: `[texts, starts]` the rows at which chains start, ascending.
         counts: `[texts]` number of valid starts.
@@ -51,10 +67,8 @@ class Texts:
         return self.tokens.gather(1, self.at(step + 1))
 
 
-def unroll(
-    head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int
-) -> Iterator[tuple[Float[Tensor, "rows draft"], Bool[Tensor, "texts starts"]]]:
-    """Yield for each step the logits of the valid chains, and which are valid.
+def unroll(head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int) -> Iterator[Step]:
+    """Yield what the chains draft in each step.
 
     Args:
         head: the head.
@@ -64,7 +78,8 @@ def unroll(
     """
     length = texts.tokens.shape[1]
     places = torch.arange(length, device=texts.tokens.device)
-    states = texts.states[:, :, : len(head.config.states)]
+    final, count = head.config.predicts_states, len(head.config.states)
+    states = texts.states[:, :, -1:] if final else texts.states[:, :, :count]
     stream, read = head.enter(
         head.fused(states), texts.tokens, texts.hints[..., 0], texts.levels[..., 0]
     )
@@ -91,7 +106,7 @@ def unroll(
         attended = _attend(head, queries, (first_keys, values), hidden, own)
         logits, outputs = head.answer(head.leave(stream, attended))
         valid = texts.valid(step)
-        yield logits[valid], valid
+        yield Step(logits[valid], outputs[valid], valid)
 
 
 def _turned(

@@ -90,6 +90,14 @@ def eagle3(
     return last @ stored["lm_head.weight"].T, last if config.get("norm_output") else out
 
 
+def eagle1(stored: Tensors, states: Tensor, tokens: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and next states of EAGLE-1, from its definition and the names of its files."""
+    both = torch.cat((stored["embed_tokens.weight"][tokens], states), dim=-1)
+    stream = both @ stored["fc.weight"].T + stored.get("fc.bias", 0)
+    out = finish(stream, attend(stream, stored, "layers.0."), stored, "layers.0.")
+    return out @ head.T, out
+
+
 def run(
     file: HeadFile, states: Tensor | None, tokens: Tensor, later: Tensor, embed: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -187,3 +195,48 @@ def test_tensors_may_have_a_prefix_and_no_map(tmp_path: Path) -> None:
         hidden_size=WIDTH,
         vocab_size=VOCAB,
     )
+
+
+@pytest.mark.method("eagle1")
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_original_file_of_eagle1_means_what_its_definition_says(
+    tmp_path: Path, *, bias: bool
+) -> None:
+    """Embedding first, no norm before attention, none after the layer, the whole vocabulary."""
+    config = tiny(HeadKind.EAGLE1, states=(6,), target_vocab=DRAFT, fuse_bias=bias)
+    stored = numbers(config, "embed_tokens.weight")
+    del stored["ids"]
+    settings = dict(LAYER) | {"vocab_size": DRAFT}
+    names = {f"model.{name}" if bias else name: tensor for name, tensor in stored.items()}
+    extra = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+    file = read_head(write(tmp_path, settings, names | extra), layers=6)
+    assert (file.format, file.config.kind) == ("original eagle1", HeadKind.EAGLE1)
+    assert file.config.states == (6,) and file.config.draft_vocab == DRAFT
+    assert file.config.fuse_bias is bias
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(5, WIDTH, generator=generator)
+    head = torch.randn(DRAFT, WIDTH, generator=generator)
+    tokens = torch.tensor([3, 1, 7, 0, 3])
+    later = NONE
+    for given in (states[:, None], None):
+        logits, outputs = run(file, given, tokens, later, head)
+        expected, after = eagle1(stored, states if given is not None else later, tokens, head)
+        assert torch.allclose(logits, expected, atol=1e-5)
+        assert torch.allclose(outputs, after, atol=1e-5)
+        later = outputs
+
+
+@pytest.mark.method("eagle1")
+def test_an_original_file_of_eagle1_that_does_not_fit(tmp_path: Path) -> None:
+    config = tiny(HeadKind.EAGLE1, states=(6,), target_vocab=DRAFT)
+    stored = numbers(config, "embed_tokens.weight")
+    del stored["ids"]
+    settings = dict(LAYER) | {"vocab_size": DRAFT}
+    with pytest.raises(OutriderError, match="does not name the number of layers"):
+        read_head(write(tmp_path, settings, stored))
+    norm = {"layers.0.input_layernorm.weight": torch.ones(WIDTH)}
+    with pytest.raises(OutriderError, match=r"unexpected tensor layers\.0\.input_layernorm"):
+        read_head(write(tmp_path, settings, stored | norm), layers=6)
+    del stored["layers.0.mlp.up_proj.weight"]
+    with pytest.raises(OutriderError, match=r"lacks tensor layers\.0\.mlp\.up_proj"):
+        read_head(write(tmp_path, settings, stored), layers=6)

@@ -195,10 +195,11 @@ REFUSED = {
     "Medusa": ({"medusa_num_heads": 4}, ONE, r"\(Medusa\) .* network for each position"),
     "MLP": ({"model_type": "mlp_speculator"}, ONE, "MLP speculator has one small network"),
     "Gemma 4": ({"model_type": "gemma4_assistant"}, ONE, "reads keys and values of its target"),
-    "EAGLE-1": (
-        dict(LAYER),
+    "EAGLE of speculators": ({"speculators_model_type": "eagle"}, ONE, "the original files load"),
+    "EAGLE-1 of two layers": (
+        dict(LAYER) | {"num_hidden_layers": 2},
         {"fc.weight": torch.zeros(1), "layers.0.mlp.up_proj.weight": torch.zeros(1)},
-        "layer without input norm",
+        "has 2 layers",
     ),
     "no head": (dict(LAYER) | {"vocab_size": 4}, ONE, "holds no draft head"),
 }
@@ -208,7 +209,7 @@ REFUSED = {
 def test_other_formats_are_refused_by_name(tmp_path: Path, name: str) -> None:
     config, tensors, message = REFUSED[name]
     with pytest.raises(UnsupportedCheckpointError, match=message) as caught:
-        read_head(write(tmp_path, config, tensors))
+        read_head(write(tmp_path, config, tensors), layers=4)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
 

@@ -58,6 +58,32 @@ def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str
     ]
 
 
+@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        pytest.param("eagle1", {"fuse_bias": True}, marks=pytest.mark.method("eagle1")),
+        pytest.param("fspad", {"sampling": True}, marks=pytest.mark.method("fspad")),
+        pytest.param("fspad", {"alignment": True}, marks=pytest.mark.method("fspad")),
+    ],
+)
+def test_a_head_that_predicts_states_is_read_as_it_was_written(
+    tmp_path: Path, kind: str, flags: dict[str, bool], bits: int | None
+) -> None:
+    config = tiny(HeadKind(kind), states=(4,), **flags)
+    tensors = numbers(config)
+    write_head(tmp_path, config, tensors, VERIFIER, bits=bits, card="")
+    found = read_head(tmp_path)
+    assert same_shape(config, found.config) and found.format == kind
+    for name, tensor in tensors.items():
+        packed = bits == 8 and tensor.ndim == 2
+        expected = quantize_groups(tensor).dequantize() if packed else tensor
+        assert torch.equal(found.tensors[name], expected), name
+    wide = replace(config, target_width=TARGET + 4)
+    with pytest.raises(CheckpointError, match="output rows are applied to what it predicts"):
+        write_head(tmp_path, wide, tensors, VERIFIER, bits=bits, card="")
+
+
 @pytest.mark.parametrize(("bits", "rounded"), [(8, quantize_groups), (4, quantize_int4)])
 def test_matrices_of_few_bits_are_read_as_their_groups_say(
     tmp_path: Path, bits: int, rounded: Callable[[torch.Tensor], Grouped]

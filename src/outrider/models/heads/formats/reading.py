@@ -5,10 +5,11 @@ from pathlib import Path
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE, open_folder
+from outrider.models.heads.formats.eagle1 import read_eagle1
 from outrider.models.heads.formats.eagle3 import read_original, read_speculators
 from outrider.models.heads.formats.head_file import HeadFile
-from outrider.models.heads.formats.hinted import read_hinted
 from outrider.models.heads.formats.mtp import read_mtp
+from outrider.models.heads.formats.own import read_own
 from outrider.models.heads.formats.recognising import HeadFormat, by_config, by_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -19,8 +20,8 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
 
     Args:
         folder: config.json and safetensors files.
-        layers: number of layers of the target. Original EAGLE-3 heads do not name the states that
-            they read; the default of that format depends on it.
+        layers: number of layers of the target. Original heads of EAGLE do not name the states that
+            they read; which ones these are depends on it.
 
     Raises:
         UnsupportedCheckpointError: a format, or a feature, that is not supported.
@@ -38,8 +39,10 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
             return read_speculators(checkpoint, layers)
         case HeadFormat.EAGLE3:
             return read_original(checkpoint, layers)
-        case HeadFormat.HINTED:
-            return read_hinted(checkpoint)
+        case HeadFormat.ORIGINAL_EAGLE1:
+            return read_eagle1(checkpoint, layers)
+        case HeadFormat.HINTED | HeadFormat.EAGLE1 | HeadFormat.FSPAD as own:
+            return read_own(checkpoint, own)
         case HeadFormat.MTP:
             return read_mtp(checkpoint)
 

@@ -19,19 +19,24 @@ class HeadFormat(StrEnum):
     SPECULATORS = "speculators"
     EAGLE3 = "eagle3"
     HINTED = "hinted"
+    EAGLE1 = "eagle1"
+    FSPAD = "fspad"
+    ORIGINAL_EAGLE1 = "original eagle1"
     MTP = "mtp"
 
 
 _TYPES = {
     "eagle3": HeadFormat.SPECULATORS,
     "hinted": HeadFormat.HINTED,
+    "eagle1": HeadFormat.EAGLE1,
+    "fspad": HeadFormat.FSPAD,
 }
 """`speculators_model_type` -> format."""
 
 _REFUSED_TYPES = {
     "peagle": "a P-EAGLE head drafts all tokens in one pass from a learned state; that pass is "
     "missing, and its later steps were not trained on its own outputs",
-    "eagle": "an EAGLE-1 or EAGLE-2 head has a layer without input norm and no fused states",
+    "eagle": "an EAGLE-1 or EAGLE-2 head in this format is missing; the original files load",
     "mtp": "a separate MTP head in the format of speculators is missing",
     "dflash": "a DFlash head drafts blocks with attention in both directions, which is missing",
     "dspark": "a DSpark head drafts blocks with attention in both directions and corrects them by "
@@ -90,8 +95,8 @@ def by_names(names: Collection[str], where: str) -> HeadFormat:
         return HeadFormat.EAGLE3
     if any(name.startswith("mtp.") for name in plain):
         return HeadFormat.MTP
-    if "fc.weight" in plain and any(name.startswith("layers.0.") for name in plain):
-        raise _refused("EAGLE-1 or EAGLE-2", where, _REFUSED_TYPES["eagle"])
+    if is_original_eagle1(plain):
+        return HeadFormat.ORIGINAL_EAGLE1
     if any(name.startswith(("medusa_head.", "0.0.linear.")) for name in plain):
         raise _refused("Medusa", where, _REFUSED_MODELS["medusa"])
     if any(name.startswith("speculator.") for name in plain):
@@ -101,6 +106,11 @@ def by_names(names: Collection[str], where: str) -> HeadFormat:
         "speculators_model_type",
         hint="Give the folder of a head, not of its target",
     )
+
+
+def is_original_eagle1(names: Collection[str]) -> bool:
+    """Whether names of tensors, without `PREFIX`, are those of an original head of EAGLE-1."""
+    return "fc.weight" in names and any(name.startswith("layers.0.") for name in names)
 
 
 def _refused(name: str, where: str, reason: str) -> UnsupportedCheckpointError:

@@ -20,11 +20,13 @@ STATES = Field(
     "eagle_aux_hidden_state_layer_ids", ("whole number",), least=0, most="layers", levels=(1,)
 )
 _FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+PREDICTOR_FLAGS = ("fuse_bias", "sampling", "alignment")
+"""Flags of heads that predict states, in our own format."""
 FIELDS = (
     Field("draft_vocab_size", ("whole number",), least=1, most="vocabulary"),
     Field("target_hidden_size", ("whole number",), least=1, most="width"),
     STATES,
-    *(Field(name, ("true or false",)) for name in _FLAGS),
+    *(Field(name, ("true or false",)) for name in (*_FLAGS, *PREDICTOR_FLAGS)),
 )
 """Fields that EAGLE-3 heads and our own format share."""
 LAYER_CONFIG = Field("transformer_layer_config", ("object",), null=False, needed=True)

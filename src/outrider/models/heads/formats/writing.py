@@ -1,4 +1,4 @@
-"""Writes heads: hinted ones in our own format, EAGLE-3 in that of speculators."""
+"""Writes heads: EAGLE-3 in the format of speculators, other kinds in our own."""
 
 import json
 import os
@@ -16,14 +16,21 @@ from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
 from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.formats.head_file import Verifier
-from outrider.models.heads.formats.hinted import EIGHT_BITS, FOUR_BITS, packed_tensors
 from outrider.models.heads.formats.layers import layer_settings
-from outrider.models.heads.formats.settings import EXTRAS, extras_of, speculators_config
+from outrider.models.heads.formats.own import EIGHT_BITS, FOUR_BITS, packed_tensors
+from outrider.models.heads.formats.settings import (
+    EXTRAS,
+    PREDICTOR_FLAGS,
+    extras_of,
+    speculators_config,
+)
 from outrider.models.heads.formats.vocabulary import check_distinct, check_ids, to_offsets
 
 _ARCHITECTURES = {
     HeadKind.HINTED: "OutriderHintedSpeculator",
     HeadKind.EAGLE3: "Eagle3Speculator",
+    HeadKind.EAGLE1: "OutriderEagle1Speculator",
+    HeadKind.FSPAD: "OutriderFspadSpeculator",
 }
 
 
@@ -93,6 +100,7 @@ def _settings(
     rotary: Mapping[str, JsonValue] | None,
     trained: Mapping[str, JsonValue] | None,
 ) -> dict[str, JsonValue]:
+    own = {name: getattr(config, name) for name in PREDICTOR_FLAGS}
     return {
         "architectures": [_ARCHITECTURES[config.kind]],
         "speculators_model_type": config.kind.value,
@@ -107,6 +115,7 @@ def _settings(
         "fc_norm": config.norm_states,
         "norm_output": config.norm_output,
         "tie_word_embeddings": False,
+        **(own if config.predicts_states else {}),
         EXTRAS: extras_of(verifier, trained),
     }
 

@@ -1,4 +1,5 @@
-"""Our own format: heads of kind `hinted`, with the field names of speculators.
+"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`; fields have the names of
+speculators.
 
 Matrices may be stored as int8 in groups of 32 inputs: `NAME` holds the integers, `NAME_scale` one
 float16 factor for each group (`[outputs, groups]`), as in compressed-tensors. In heads of 4 bits
@@ -23,6 +24,7 @@ from outrider.models.heads.formats.recognising import HeadFormat
 from outrider.models.heads.formats.settings import (
     FIELDS,
     LAYER_CONFIG,
+    PREDICTOR_FLAGS,
     STATES,
     VOCAB,
     read_extras,
@@ -46,8 +48,12 @@ _NEEDED = (
 _AGAIN = "Download its files again, or write it again"
 
 
-def read_hinted(checkpoint: Checkpoint) -> HeadFile:
+def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
     """Read a head in our own format.
+
+    Args:
+        checkpoint: the opened files.
+        found: the format that config.json names, which is the kind of the head.
 
     Raises:
         CheckpointError: values that are missing or wrong.
@@ -62,13 +68,14 @@ def read_hinted(checkpoint: Checkpoint) -> HeadFile:
     if not config[STATES.name]:
         raise CheckpointError(f"{file} has {STATES.name} [], expected states", hint=_AGAIN)
     head = HeadConfig(
-        kind=HeadKind.HINTED,
+        kind=HeadKind(found.value),
         layer=read_layer(settings, config["draft_vocab_size"], where),
         states=tuple(config[STATES.name]),
         target_width=config["target_hidden_size"],
         target_vocab=settings["vocab_size"],
         norm_states=bool(config.get("fc_norm")),
         norm_fused=bool(config.get("norm_before_fc")),
+        **{name: bool(config.get(name)) for name in PREDICTOR_FLAGS},
     )
     sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
     tensors, grouped = _tensors(checkpoint, head, where)
@@ -76,7 +83,7 @@ def read_hinted(checkpoint: Checkpoint) -> HeadFile:
         config=head,
         tensors=tensors,
         verifier=read_verifier(config, sizes, file),
-        format=HeadFormat.HINTED.value,
+        format=found.value,
         trained=trained,
         grouped=grouped,
     )
@@ -101,7 +108,8 @@ def _tensors(
     whole = stored.whole(_WHOLE)
     check_ids("ids", whole["ids"], head.target_vocab, where)
     check_distinct(whole["ids"], where)
-    check_ids("successors", whole["successors"], head.target_vocab, where, least=-1)
+    if "successors" in whole:
+        check_ids("successors", whole["successors"], head.target_vocab, where, least=-1)
     found = stored.floats([name for name in shapes if name not in packed and name not in _WHOLE])
     numbers = stored.raw(sorted(packed | factors))
     grouped = {name: _grouped(name, numbers, where) for name in sorted(packed)}
