@@ -1,0 +1,116 @@
+"""`outrider train exits`: a draft model whose exits are trained together, and its thresholds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from outrider.core.exits import Exits
+from outrider.core.values import JsonValue
+from outrider.engine.options import is_family
+from outrider.models.checkpoints.exits import FILE, FORMAT
+from outrider.models.sources.families import family
+from outrider.models.sources.finding import local_folder
+from outrider.training.core.config import read_table
+from outrider.training.core.corpus import Windows, build_corpus, data_folder
+from outrider.training.core.evaluate import heldout_windows
+from outrider.training.core.loop import StopSignal, run_in, train_one
+from outrider.training.core.models import export_model
+from outrider.training.core.state import load_checkpoint, write_json
+from outrider.training.core.tokenizer import load_tokenizer
+from outrider.training.exits.config import ExitsRecipe
+from outrider.training.exits.model import deepened, exit_losses, soft_gradients
+
+_MODEL = "exits"
+_HELD_OUT = 8192
+"""Tokens of each domain on which the exits are measured."""
+
+
+def train_exits(
+    config: Path,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train the draft model that a TOML file describes; return its folder.
+
+    An interrupted run continues from its last checkpoint.
+
+    Args:
+        config: the TOML file (`ExitsRecipe`).
+        data: folder of the data sets; None: the one in the file.
+        out: folder of the run; None: the one in the file.
+        report: called with lines about the progress.
+
+    Raises:
+        OptionError: faulty settings, or no data.
+        TrainingStopped: after SIGTERM or SIGINT, with a checkpoint.
+    """
+    recipe = read_table(config, ExitsRecipe)
+    place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
+    files = folder / recipe.name
+    with run_in(folder, recipe.threads) as stop:
+        start = local_folder(_tier(recipe.start, "draft"))
+        if not (folder / "corpus" / "train.npy").is_file():
+            (folder / "corpus").mkdir(exist_ok=True)
+            build_corpus(recipe, place, load_tokenizer(start), folder / "corpus")
+        losses = _train(recipe, folder, start, stop)
+        model = deepened(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+        load_checkpoint(folder / f"{_MODEL}.safetensors", {_MODEL: model}, {})
+        export_model(model, load_tokenizer(start), files)
+        facts: dict[str, JsonValue] = {
+            "format": FORMAT,
+            "exits": list(recipe.exits),
+            "thresholds": {},
+            "losses": losses,
+            "start": recipe.start,
+        }
+        write_json(files / FILE, facts)
+    report(f"held-out loss of the exits: {losses}")
+    report(f"draft model: {files}")
+    return files
+
+
+def _tier(name: str, tier: str) -> str:
+    """Return the folder of a tier of a family; other names stay as they are."""
+    return str(family(name)[tier]) if is_family(name) else name
+
+
+def _train(
+    recipe: ExitsRecipe, folder: Path, start: Path, stop: StopSignal
+) -> dict[str, float]:
+    """Train until the stage ends; return the held-out loss of each exit."""
+    torch.manual_seed(recipe.seed)
+    model = deepened(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+    stage, exits = recipe.stage, Exits(layers=recipe.exits).layers
+    stream = np.load(folder / "corpus" / "train.npy", mmap_mode="r")
+    windows = Windows(stream, stage.sequence_length + 1, stage.stream, recipe.seed)
+    heldout = heldout_windows(folder / "corpus", stage.sequence_length + 1, _HELD_OUT)
+    parts = stage.batch // stage.micro_batch
+
+    def step(row: int) -> dict[str, float]:
+        sums = np.zeros(len(exits))
+        for part in range(parts):
+            first = row + part * stage.micro_batch
+            rows = torch.from_numpy(windows.rows(first, stage.micro_batch))
+            sums += soft_gradients(model, rows, exits, 1 / parts)
+        return {f"loss/{layer}": float(s) / parts for layer, s in zip(exits, sums, strict=True)}
+
+    def evaluate() -> dict[str, float]:
+        return exit_losses(model, heldout, exits)
+
+    found = train_one(
+        _MODEL,
+        model,
+        stage,
+        stop,
+        step,
+        evaluate,
+        folder=folder,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+        evaluate_minutes=recipe.evaluate_minutes,
+    )
+    return {name: round(found[name], 4) for name in found if name.startswith("heldout/")}
