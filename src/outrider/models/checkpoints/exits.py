@@ -35,7 +35,7 @@ def read_exits(folder: Path) -> Exits | None:
         }
         return Exits(layers=tuple(int(one) for one in facts["exits"]), thresholds=thresholds)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(file, f"{type(error).__name__}: {error:.60}") from None
+        raise _damaged(file, f"{type(error).__name__}: {str(error)[:60]}") from None
     except OptionError as error:
         raise _damaged(file, str(error.problem)) from None
 

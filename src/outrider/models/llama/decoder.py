@@ -202,7 +202,7 @@ class Decoder(OwnModel):
         places = [self._layout.kept.index(state) for state in self._keeps]
         counts = [len(feed.tokens) for feed in feeds]
         for feed, cache, own in zip(feeds, caches, states.split(counts), strict=True):
-            cache.storage.states[feed.start : feed.end, places] = own
+            cache.storage.states[feed.start : feed.end, places] = own.float()
 
     def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
         """Return the packed input rows: embedded ids, or the given embeddings."""

@@ -136,6 +136,10 @@ class ExitModel:
         """Bytes of weights that each segment reads for one row, the output head included."""
         return [part.info.weight_bytes or 0 for part in self._parts]
 
+    def read(self, cache: Cache) -> tuple[int, ...]:
+        """Return how many rows of a cache, from the first on, each segment has read."""
+        return tuple(self._current(narrowed(cache, DecoderCache, self.info.name)).rows)
+
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> Sequence[Cache]:

@@ -14,12 +14,13 @@ class ExitsRecipe:
 
     Attributes:
         name: name of the draft model.
-        start: the model that it begins with: a folder, or a family, whose draft model is taken.
-        layers: number of its layers; further ones follow those of `start`.
+        start: the model that it is made of: a folder, or a tier of a family (`tiny:qualifier`).
+        layers: number of its layers: the first ones of `start`, and new ones after them.
         exits: number of layers before each exit, ascending; the last is `layers`.
         corpus: what it is trained on.
         stage: length and learning rate of the training.
-        targets: models for which thresholds are chosen, each a folder or a family (its target).
+        targets: models for which thresholds are chosen, each a folder, a family (its target) or a
+            tier of one.
         prompts: files of prompts on which thresholds are chosen, below the data folder.
         measured: number of these prompts.
         longest: largest number of tokens of their answers.

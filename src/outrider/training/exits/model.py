@@ -1,4 +1,4 @@
-"""The model under training: more layers than the one it starts from, and a loss for each exit."""
+"""The model under training: layers of the one it starts from, and a loss for each exit."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -9,28 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from outrider.core.errors import OptionError
 from outrider.training.core.heads import cross_entropy, mean_loss
 
 States = Float[Tensor, "tokens hidden"]
 
 
 @torch.no_grad()
-def deepened(start: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """Return a model of `layers` layers that computes the same as `start`.
+def with_layers(start: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """Return a model of `layers` layers made of `start`.
 
-    The further layers are copies of its last one whose results are 0, so that training begins with
-    equal exits.
-
-    Raises:
-        OptionError: fewer layers than `start` has.
+    Fewer layers are its first ones. Further layers are copies of its last one whose results are 0,
+    so that training begins with equal exits.
     """
     known = int(start.config.num_hidden_layers)
-    if layers < known:
-        raise OptionError(
-            f"layers is {layers}, and the model to start from has {known}",
-            hint=f"Give at least {known}",
-        )
     config = deepcopy(start.config)
     config.num_hidden_layers = layers
     config.layer_types = None
@@ -41,7 +32,8 @@ def deepened(start: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
         for name, weight in start.model.layers[known - 1].state_dict().items():
             ends = name in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
             weights[f"model.layers.{layer}.{name}"] = torch.zeros_like(weight) if ends else weight
-    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    own = model.state_dict()
+    model.load_state_dict({name: weights[name].float() for name in own})
     return model
 
 

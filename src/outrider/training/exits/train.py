@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
+from outrider.core.errors import OptionError, nearest
 from outrider.core.exits import Exits
 from outrider.core.values import JsonValue
 from outrider.engine.options import is_family
@@ -21,7 +22,7 @@ from outrider.training.core.models import export_model
 from outrider.training.core.state import load_checkpoint, write_json
 from outrider.training.core.tokenizer import load_tokenizer
 from outrider.training.exits.config import ExitsRecipe
-from outrider.training.exits.model import deepened, exit_losses, soft_gradients
+from outrider.training.exits.model import with_layers, exit_losses, soft_gradients
 
 _MODEL = "exits"
 _HELD_OUT = 8192
@@ -53,12 +54,12 @@ def train_exits(
     place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
     files = folder / recipe.name
     with run_in(folder, recipe.threads) as stop:
-        start = local_folder(_tier(recipe.start, "draft"))
+        start = folder_of(recipe.start, "draft")
         if not (folder / "corpus" / "train.npy").is_file():
             (folder / "corpus").mkdir(exist_ok=True)
             build_corpus(recipe, place, load_tokenizer(start), folder / "corpus")
         losses = _train(recipe, folder, start, stop)
-        model = deepened(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+        model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)
         load_checkpoint(folder / f"{_MODEL}.safetensors", {_MODEL: model}, {})
         export_model(model, load_tokenizer(start), files)
         facts: dict[str, JsonValue] = {
@@ -74,9 +75,22 @@ def train_exits(
     return files
 
 
-def _tier(name: str, tier: str) -> str:
-    """Return the folder of a tier of a family; other names stay as they are."""
-    return str(family(name)[tier]) if is_family(name) else name
+def folder_of(name: str, tier: str) -> Path:
+    """Return the folder of a model: `tiny` is that tier of the family, `tiny:draft` its draft
+    model.
+
+    Raises:
+        OptionError: the family has no such tier.
+    """
+    known, _, other = name.partition(":")
+    if not is_family(known):
+        return local_folder(name)
+    tiers = family(known)
+    if (other or tier) not in tiers:
+        raise OptionError(
+            f"family {known!r} has no tier {other or tier!r}", hint=nearest(other, tiers)
+        )
+    return tiers[other or tier]
 
 
 def _train(
@@ -84,7 +98,7 @@ def _train(
 ) -> dict[str, float]:
     """Train until the stage ends; return the held-out loss of each exit."""
     torch.manual_seed(recipe.seed)
-    model = deepened(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+    model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)
     stage, exits = recipe.stage, Exits(layers=recipe.exits).layers
     stream = np.load(folder / "corpus" / "train.npy", mmap_mode="r")
     windows = Windows(stream, stage.sequence_length + 1, stage.stream, recipe.seed)
