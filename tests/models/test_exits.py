@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 
 from outrider import kernels
 from outrider.core.errors import CheckpointError, ContextError, OptionError, StrategyError
-from outrider.core.exits import Exits, even_exits
+from outrider.core.layers import Exits, even_exits
 from outrider.core.types import NO_IDS, Prompt, Rows, as_ids
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
-from outrider.models.wrappers.exits import ExitModel
+from outrider.models.llama.exit_model import ExitModel
 from outrider.protocols import LanguageModel, Segment
 from outrider.testing.rigs import tabular_family
 from tests.models.setups.make_checkpoints import make_checkpoint
@@ -91,7 +92,9 @@ def after(inner: Any, model: Steered, cache: Any) -> None:
     assert_equals_full(inner, cache, rows.logits)
 
 
-@pytest.mark.parametrize("path", [(0, 0, 0, 0, 0), (0, 1, 0, 2, 0), (2, 0, 1, 1, 0), (1, 2, 2, 1, 1)])
+@pytest.mark.parametrize(
+    "path", [(0, 0, 0, 0, 0), (0, 1, 0, 2, 0), (2, 0, 1, 1, 0), (1, 2, 2, 1, 1)]
+)
 @pytest.mark.parametrize("kept", [0, 2, 4])
 def test_cache_after_catch_up_equals_a_full_forward(inner: Any, path: Any, kept: int) -> None:
     model = steered(inner, *path)
@@ -149,10 +152,8 @@ def test_one_call_catches_up(eager: Decoder) -> None:
     assert model.work.calls == [4, 1, 1] and model.work.rows == [9, 9, 9]
 
 
-def test_long_texts_are_caught_up_in_parts(
-    eager: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("outrider.models.wrappers.exits.PREFILL_CHUNK", 4)
+def test_long_texts_are_caught_up_in_parts(eager: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outrider.models.llama.exit_model.PREFILL_CHUNK", 4)
     model = steered(eager)
     [cache] = model.start([Prompt(token_ids=(*TEXT, *TEXT))])
     after(eager, model, cache)
@@ -175,12 +176,12 @@ def leaving(model: ExitModel, text: tuple[int, ...]) -> list[int]:
 def test_thresholds_order_the_exits(eager: Decoder) -> None:
     """0 leaves at the first exit, 1 at the last; between them no token leaves earlier than under
     a lower threshold."""
-    text = tuple(np.random.default_rng(0).integers(0, 48, 40).tolist())
-    grid = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0)
+    text = tuple(np.random.default_rng(0).integers(0, 48, 24).tolist())
+    grid = (0.0, 0.15, 0.3, 0.6, 1.0)
     found = [leaving(ExitModel(eager, exits=EXITS, thresholds=one), text) for one in grid]
     assert set(found[0]) == {0} and set(found[-1]) == {2}
     assert {level for path in found[1:-1] for level in path} == {0, 1, 2}
-    for lower, higher in zip(found, found[1:], strict=False):
+    for lower, higher in pairwise(found):
         assert all(a <= b for a, b in zip(lower, higher, strict=True))
         assert sum(lower) <= sum(higher)
 
@@ -268,6 +269,7 @@ def test_models_of_others_are_refused() -> None:
 
 def test_rows_that_are_not_there_are_not_replayed(eager: Decoder) -> None:
     model = steered(eager)
+    cache: Any
     [cache] = model.start([Prompt(token_ids=TEXT)])
     with pytest.raises(IndexError, match="rows 2 to 9 of 5 rows"):
         cache.replay(2, 9, 1, LAST)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from outrider.core.exits import Exits
+from outrider.core.layers import Exits
 from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from outrider.core.exits import Exits
+from outrider.core.layers import Exits
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.model import ModelDrafter
-from outrider.models.wrappers.exits import ExitModel
+from outrider.models.llama.exit_model import ExitModel
 from outrider.policies import Source
 from outrider.protocols import Drafter, LanguageModel
 from outrider.protocols.method import Paper, Value
@@ -20,7 +20,7 @@ THRESHOLD = 0.5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sorted(ModelDrafter):
     """S2D (Kavehzadeh et al. 2024, arXiv 2407.01955): drafts chains with a model whose early exits
-    share its final norm and head (`models/wrappers/exits.py`).
+    share its final norm and head (`models/llama/exit_model.py`).
 
     A token leaves at the first exit where the largest probability is above the threshold. One draft
     model so serves targets of several sizes: a small target pays for few layers of the draft model,
@@ -69,9 +69,7 @@ def sorted_model(
     own = Exits(layers=exits) if exits else model.info.exits
     known = own.thresholds.get(target) if own is not None else None
     if threshold is not None or known is None:
-        return ExitModel(
-            model, exits=own, thresholds=THRESHOLD if threshold is None else threshold
-        )
+        return ExitModel(model, exits=own, thresholds=THRESHOLD if threshold is None else threshold)
     return ExitModel(model, exits=own, thresholds=known)
 
 

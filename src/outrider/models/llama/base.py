@@ -20,9 +20,9 @@ from outrider.models.caches.rearranging import rearrange
 from outrider.models.caches.watching import check_states, not_kept, watch
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.defaults import end_ids, recommended
-from outrider.models.checkpoints.exits import read_exits
 from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.config import DecoderConfig
+from outrider.models.llama.exits import read_exits
 from outrider.protocols import (
     Cache,
     ChainDecoder,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from outrider.core.errors import OptionError
-from outrider.core.exits import Exits
+from outrider.core.layers import Exits
 from outrider.training.core.config import Corpus, Stage
 from outrider.training.heads.prompts import PromptFile
 

@@ -1,6 +1,7 @@
 """`outrider train exits`: a draft model whose exits are trained together, and its thresholds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from outrider.core.errors import OptionError, nearest
-from outrider.core.exits import Exits
+from outrider.core.layers import Exits
 from outrider.core.values import JsonValue
 from outrider.engine.options import is_family
-from outrider.models.checkpoints.exits import FILE, FORMAT
+from outrider.models.llama.exits import FILE, FORMAT
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
@@ -19,10 +20,13 @@ from outrider.training.core.corpus import Windows, build_corpus, data_folder
 from outrider.training.core.evaluate import heldout_windows
 from outrider.training.core.loop import StopSignal, run_in, train_one
 from outrider.training.core.models import export_model
+from outrider.training.core.pairs import ModelPair, load_pair
 from outrider.training.core.state import load_checkpoint, write_json
 from outrider.training.core.tokenizer import load_tokenizer
 from outrider.training.exits.config import ExitsRecipe
-from outrider.training.exits.model import with_layers, exit_losses, soft_gradients
+from outrider.training.exits.measure import cheapest, measure_exits, relative_cost
+from outrider.training.exits.model import exit_losses, soft_gradients, with_layers
+from outrider.training.heads.prompts import training_prompts
 
 _MODEL = "exits"
 _HELD_OUT = 8192
@@ -62,6 +66,7 @@ def train_exits(
         model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)
         load_checkpoint(folder / f"{_MODEL}.safetensors", {_MODEL: model}, {})
         export_model(model, load_tokenizer(start), files)
+        report(f"held-out loss of the exits: {losses}")
         facts: dict[str, JsonValue] = {
             "format": FORMAT,
             "exits": list(recipe.exits),
@@ -70,9 +75,61 @@ def train_exits(
             "start": recipe.start,
         }
         write_json(files / FILE, facts)
-    report(f"held-out loss of the exits: {losses}")
+        thresholds, measured = _thresholds(recipe, files, place, report)
+        write_json(files / FILE, facts | {"thresholds": thresholds, "measured": measured})
     report(f"draft model: {files}")
     return files
+
+
+def _thresholds(
+    recipe: ExitsRecipe, files: Path, data: Path, report: Callable[[str], None]
+) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
+    """Return the cheapest threshold of each target, by its fingerprint, and all figures.
+
+    Raises:
+        VocabularyError: a target has another vocabulary.
+    """
+    thresholds: dict[str, JsonValue] = {}
+    measured: dict[str, JsonValue] = {}
+    exits = Exits(layers=recipe.exits)
+    for name in recipe.targets:
+        pair = load_pair(str(folder_of(name, "target")), str(files))
+        prompts = list(islice(_prompts(recipe, pair, data), recipe.measured))
+        args = (pair.target, pair.draft, exits, prompts)
+        found = [
+            measure_exits(*args, threshold, recipe.depth, recipe.longest)
+            for threshold in recipe.grid
+        ]
+        whole = measure_exits(
+            pair.target,
+            pair.draft,
+            Exits(layers=exits.layers[-1:]),
+            prompts,
+            0.0,
+            recipe.depth,
+            recipe.longest,
+        )
+        best = cheapest(found)
+        ratio = relative_cost(best, whole)
+        for one in found:
+            report(f"{name}: {one}")
+        report(f"{name}: the whole model, without exits: cost of a token {whole.cost:.3f}")
+        report(f"{name}: sorted exits cost {ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}] of it")
+        thresholds[pair.target.info.fingerprint] = [best.threshold] * (len(recipe.exits) - 1)
+        measured[name] = {
+            "grid": [one.to_dict() for one in found],
+            "whole": whole.to_dict(),
+            "ratio": [round(one, 4) for one in ratio],
+        }
+    return thresholds, measured
+
+
+def _prompts(recipe: ExitsRecipe, pair: ModelPair, data: Path) -> Iterator[tuple[int, ...]]:
+    """Yield the prompts that are short enough, in random order."""
+    for prompt in training_prompts(recipe.prompts, data, recipe.seed):
+        ids = pair.tokenizer.chat(prompt.messages)
+        if len(ids) <= recipe.longest_prompt:
+            yield ids
 
 
 def folder_of(name: str, tier: str) -> Path:
@@ -93,9 +150,7 @@ def folder_of(name: str, tier: str) -> Path:
     return tiers[other or tier]
 
 
-def _train(
-    recipe: ExitsRecipe, folder: Path, start: Path, stop: StopSignal
-) -> dict[str, float]:
+def _train(recipe: ExitsRecipe, folder: Path, start: Path, stop: StopSignal) -> dict[str, float]:
     """Train until the stage ends; return the held-out loss of each exit."""
     torch.manual_seed(recipe.seed)
     model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)

@@ -1,9 +1,10 @@
 """A model whose tokens leave it after the first layers that are sure of the next one.
 
-S2D (Kavehzadeh et al. 2024, arXiv 2407.01955). All exits share the final norm and the output head. A token that
-leaves early has no keys and values in deeper layers. Its hidden state at the exit is stored beside
-its keys and values; when a later token goes deeper, all rows that those layers lack are read in one
-call (catch-up). So the cache holds a different number of rows for each segment of layers.
+S2D (Kavehzadeh et al. 2024, arXiv 2407.01955). All exits share the final norm and the output head.
+A token that leaves early has no keys and values in deeper layers. Its hidden state at the exit is
+stored beside its keys and values; when a later token goes deeper, all rows that those layers lack
+are read in one call (catch-up). So the cache holds a different number of rows for each segment of
+layers.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from outrider.core.errors import StrategyError
-from outrider.core.exits import Exits, check_thresholds, even_exits
-from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, as_ids
+from outrider.core.layers import Exits, check_thresholds, even_exits
+from outrider.core.types import NO_IDS, IntArray, Prompt, Rows
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import PREFILL_CHUNK, common_length
@@ -42,6 +43,11 @@ class ExitWork:
     def none(cls, exits: int) -> "ExitWork":
         """Return a record without work."""
         return cls([0] * exits, [0] * exits, [0] * exits)
+
+    def clear(self) -> None:
+        """Count from 0 again."""
+        for counts in (self.left, self.rows, self.calls):
+            counts[:] = [0] * len(counts)
 
 
 @dataclass(slots=True)
@@ -130,11 +136,6 @@ class ExitModel:
         self.info = replace(self._whole.info, name=f"{model.info.name} (exits {names})")
         self.work = ExitWork.none(len(layers))
         self._known: WeakKeyDictionary[Cache, _Depths] = WeakKeyDictionary()
-
-    @property
-    def segment_bytes(self) -> list[int]:
-        """Bytes of weights that each segment reads for one row, the output head included."""
-        return [part.info.weight_bytes or 0 for part in self._parts]
 
     def read(self, cache: Cache) -> tuple[int, ...]:
         """Return how many rows of a cache, from the first on, each segment has read."""

@@ -14,7 +14,7 @@ from outrider.drafters import ModelDrafter, NoDrafter, Qualified, TreeDrafter
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.s2d import Sorted
 from outrider.models.llama.decoder import Decoder
-from outrider.models.wrappers.exits import ExitModel
+from outrider.models.llama.exit_model import ExitModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter
 from tests.exactness.setups.checkpoints import PROMPTS, RUNNERS, noisy
@@ -127,7 +127,8 @@ def test_caches_hold_what_each_segment_has_read(eager: Any) -> None:
     deep = 0
     for active in generate(stage(target, drafter, window=3), made):
         for g in active:
-            cache = g.sequence.drafting.inner.cache
+            state: Any = g.sequence
+            cache = state.drafting.inner.cache
             count = min(len(cache.text) - len(cache.pending), len(cache.text) - 1)
             [fresh] = draft.start([Prompt(token_ids=tuple(cache.text))])
             for level, (first, last) in enumerate(((0, 1), (1, 2), (2, 4))):
@@ -141,7 +142,9 @@ def test_caches_hold_what_each_segment_has_read(eager: Any) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 1.0])
-def test_distribution_rules_draft_from_the_exit_that_was_taken(eager: Any, threshold: float) -> None:
+def test_distribution_rules_draft_from_the_exit_that_was_taken(
+    eager: Any, threshold: float
+) -> None:
     """The reported probabilities are those of the exit: with the draft model as the target, a
     token of the last exit is always kept, and one of an early exit is not."""
     _, draft = eager

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError, OptionError
-from outrider.core.exits import Exits
+from outrider.core.layers import Exits
 
 FILE = "exits.json"
 FORMAT = "outrider-exits-1"
