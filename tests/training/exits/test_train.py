@@ -14,7 +14,7 @@ from outrider.core.errors import OptionError
 from outrider.drafters.neural.s2d import THRESHOLD, sorted_model
 from outrider.models.loading import load_model
 from outrider.training.core.evaluate import heldout_windows
-from outrider.training.exits.measure import ExitFigures, cheapest, relative_cost
+from outrider.training.exits.measure import ExitFigures, cheapest, relative_cost, weights_read
 from outrider.training.exits.model import exit_losses, exit_states, soft_gradients, with_layers
 from outrider.training.exits.train import folder_of, train_exits
 
@@ -135,7 +135,8 @@ def test_exits_are_trained_and_thresholds_chosen(
 
 
 def figures(threshold: float, costs: list[float], tokens: list[float]) -> ExitFigures:
-    return ExitFigures(threshold, np.array(costs), np.array(tokens), 0.5, (1.0, 0.0))
+    bare = np.array(costs) ** 2
+    return ExitFigures(threshold, np.array(costs), bare, np.array(tokens), 0.5, (1.0, 0.0))
 
 
 def test_the_cheapest_threshold_is_chosen() -> None:
@@ -145,6 +146,16 @@ def test_the_cheapest_threshold_is_chosen() -> None:
     ratio, least, most = relative_cost(low, high)
     assert ratio == pytest.approx(0.5 / 0.85)
     assert least == pytest.approx(0.5) and most == pytest.approx(2 / 3)
+    assert relative_cost(low, high, bare=True)[0] == pytest.approx((4 + 9) / (16 + 4.5**2))
+
+
+def test_the_cost_of_a_forward_is_the_weights_that_it_reads() -> None:
+    model = load_model(folder_of("tiny", "target"))
+    head, layer = 4096 * 256, 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
+    for layers in (1, 6):
+        whole, bare = weights_read(model, layers)
+        assert whole - bare == pytest.approx(head) and bare / layers == pytest.approx(layer, rel=2e-3)
+    assert weights_read(model) == weights_read(model, 6)
 
 
 def test_models_are_named_by_family_and_tier(tmp_path: Path) -> None:

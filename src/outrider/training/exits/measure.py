@@ -32,6 +32,7 @@ class ExitFigures:
         threshold: of all exits but the last.
         costs: `[prompts]` weights that target and draft model read for a prompt's answer, in
             forwards of the target.
+        bare: the same without the output heads: as where the head is small relative to a layer.
         tokens: `[prompts]` tokens of the answers.
         acceptance: share of the drafted tokens that the target keeps.
         left: share of the drafted tokens that left at each exit.
@@ -39,6 +40,7 @@ class ExitFigures:
 
     threshold: float
     costs: NDArray[np.float64]
+    bare: NDArray[np.float64]
     tokens: NDArray[np.float64]
     acceptance: float
     left: tuple[float, ...]
@@ -48,10 +50,16 @@ class ExitFigures:
         """Weights read for a token, in forwards of the target; 1 without drafts."""
         return float(self.costs.sum() / self.tokens.sum())
 
+    @property
+    def bare_cost(self) -> float:
+        """The cost of a token without the output heads."""
+        return float(self.bare.sum() / self.tokens.sum())
+
     def __str__(self) -> str:
         shares = "/".join(f"{share:.0%}" for share in self.left)
         return (
-            f"threshold {self.threshold:g}: cost of a token {self.cost:.3f}, "
+            f"threshold {self.threshold:g}: cost of a token {self.cost:.3f} "
+            f"({self.bare_cost:.3f} without heads), "
             f"{self.acceptance:.1%} accepted, exits {shares}"
         )
 
@@ -60,20 +68,22 @@ class ExitFigures:
         return {
             "threshold": self.threshold,
             "cost": round(self.cost, 4),
+            "bare_cost": round(self.bare_cost, 4),
             "acceptance": round(self.acceptance, 4),
             "left": [round(share, 4) for share in self.left],
         }
 
 
-def weights_read(model: LanguageModel, layers: int | None = None) -> float:
-    """Return how many weights a forward of one row over `layers` layers (None: all) reads, the
-    output head included: its time where memory is the limit.
+def weights_read(model: LanguageModel, layers: int | None = None) -> tuple[float, float]:
+    """Return how many weights a forward of one row over `layers` layers (None: all) reads, with
+    and without the output head: its time where memory is the limit.
     """
     assert isinstance(model, OwnModel) and model.info.num_parameters is not None
     head = model.info.vocab_size * model.width
     outside = head if model.config.tied else 2 * head
     each = (model.info.num_parameters - outside) / model.num_layers
-    return head + each * (model.num_layers if layers is None else layers)
+    bare = each * (model.num_layers if layers is None else layers)
+    return head + bare, bare
 
 
 def measure_exits(
@@ -93,10 +103,9 @@ def measure_exits(
     """
     model = ExitModel(draft, exits=exits, thresholds=threshold)
     firsts = (0, *exits.layers[:-1])
-    prices = [
-        weights_read(draft, last - first) for first, last in zip(firsts, exits.layers, strict=True)
-    ]
-    whole = weights_read(target)
+    spans = zip(firsts, exits.layers, strict=True)
+    prices = np.array([weights_read(draft, last - first) for first, last in spans])
+    prices /= weights_read(target)  # [exits, 2]: with the heads, and without them
     strategy = Strategy(
         target=target, drafter=Sorted(model=model), rule=Match(), policy=FixedLength(depth)
     )
@@ -104,14 +113,13 @@ def measure_exits(
     for ids in prompts:
         model.work.clear()
         [one] = _answers(strategy, target, [ids], longest)
-        drafted = sum(c * price for c, price in zip(model.work.calls, prices, strict=True))
-        costs.append(one.counters.rounds + drafted / whole)
+        costs.append(one.counters.rounds + np.array(model.work.calls) @ prices)
         tokens.append(len(one.output))
         written.append((one.counters, list(model.work.left)))
     left = np.sum([exits_taken for _, exits_taken in written], axis=0)
     return ExitFigures(
         threshold,
-        np.array(costs),
+        *np.array(costs).T,
         np.array(tokens, dtype=np.float64),
         acceptance_rate(total([counters for counters, _ in written])),
         tuple((left / max(left.sum(), 1)).tolist()),
@@ -141,15 +149,20 @@ def cheapest(found: Sequence[ExitFigures]) -> ExitFigures:
 
 
 def relative_cost(
-    one: ExitFigures, other: ExitFigures, seed: int = 0
+    one: ExitFigures, other: ExitFigures, *, bare: bool = False, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return the cost of a token of `one` relative to that of `other`, on the same prompts, with
-    the bounds of its 95 % interval: prompts are resampled, in pairs."""
+    the bounds of its 95 % interval: prompts are resampled, in pairs.
+
+    With `bare`, output heads cost nothing.
+    """
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(one.costs), (_RESAMPLED, len(one.costs)))
 
     def cost(figures: ExitFigures) -> NDArray[np.float64]:
-        return figures.costs[drawn].sum(axis=1) / figures.tokens[drawn].sum(axis=1)
+        costs = figures.bare if bare else figures.costs
+        return costs[drawn].sum(axis=1) / figures.tokens[drawn].sum(axis=1)
 
     low, high = np.percentile(cost(one) / cost(other), (2.5, 97.5))
-    return one.cost / other.cost, float(low), float(high)
+    costs = (one.bare_cost, other.bare_cost) if bare else (one.cost, other.cost)
+    return costs[0] / costs[1], float(low), float(high)

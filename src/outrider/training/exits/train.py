@@ -1,6 +1,7 @@
 """`outrider train exits`: a draft model whose exits are trained together, and its thresholds."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +25,12 @@ from outrider.training.core.pairs import ModelPair, load_pair
 from outrider.training.core.state import load_checkpoint, write_json
 from outrider.training.core.tokenizer import load_tokenizer
 from outrider.training.exits.config import ExitsRecipe
-from outrider.training.exits.measure import cheapest, measure_exits, relative_cost
+from outrider.training.exits.measure import (
+    ExitFigures,
+    cheapest,
+    measure_exits,
+    relative_cost,
+)
 from outrider.training.exits.model import exit_losses, soft_gradients, with_layers
 from outrider.training.heads.prompts import training_prompts
 
@@ -95,33 +101,30 @@ def _thresholds(
     for name in recipe.targets:
         pair = load_pair(str(folder_of(name, "target")), str(files))
         prompts = list(islice(_prompts(recipe, pair, data), recipe.measured))
-        args = (pair.target, pair.draft, exits, prompts)
-        found = [
-            measure_exits(*args, threshold, recipe.depth, recipe.longest)
-            for threshold in recipe.grid
-        ]
-        whole = measure_exits(
+        measured_at = partial(
+            measure_exits,
             pair.target,
             pair.draft,
-            Exits(layers=exits.layers[-1:]),
-            prompts,
-            0.0,
-            recipe.depth,
-            recipe.longest,
+            prompts=prompts,
+            depth=recipe.depth,
+            longest=recipe.longest,
         )
+        found = [measured_at(exits, threshold=one) for one in recipe.grid]
+        whole = measured_at(Exits(layers=exits.layers[-1:]), threshold=0.0)
         best = cheapest(found)
-        ratio = relative_cost(best, whole)
         for one in found:
-            report(f"{name}: {one}")
-        report(f"{name}: the whole model, without exits: cost of a token {whole.cost:.3f}")
-        report(f"{name}: sorted exits cost {ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}] of it")
+            report(f"{name}: {one}{_relative(one, whole)}")
+        report(f"{name}: without inner exits: {whole}")
         thresholds[pair.target.info.fingerprint] = [best.threshold] * (len(recipe.exits) - 1)
-        measured[name] = {
-            "grid": [one.to_dict() for one in found],
-            "whole": whole.to_dict(),
-            "ratio": [round(one, 4) for one in ratio],
-        }
+        measured[name] = {"grid": [one.to_dict() for one in found], "whole": whole.to_dict()}
     return thresholds, measured
+
+
+def _relative(one: ExitFigures, whole: ExitFigures) -> str:
+    """Say what a token costs relative to the same model without inner exits."""
+    parts = [relative_cost(one, whole, bare=bare) for bare in (False, True)]
+    texts = [f"{ratio:.3f} [{low:.3f}, {high:.3f}]" for ratio, low, high in parts]
+    return f"; relative to no inner exits {texts[0]}, without heads {texts[1]}"
 
 
 def _prompts(recipe: ExitsRecipe, pair: ModelPair, data: Path) -> Iterator[tuple[int, ...]]:
