@@ -123,6 +123,28 @@ def test_trees_are_caught_up_with(inner: Any) -> None:
         after(inner, model, one)
 
 
+def test_committed_rows_of_a_tree_move(inner: Any) -> None:
+    """A row that only the first exit has seen moves to a slot that deeper layers have read."""
+    model = steered(inner, 2, 0)
+    [cache] = model.start([Prompt(token_ids=TEXT)])
+    model.forward([Segment(cache, as_ids([1, 2]), as_ids([-1, -1]))], [as_ids([0, 1])])
+    model.forward([Segment(cache, as_ids([3, 4]), as_ids([1, 0]))], [as_ids([2, 3])])
+    cache.commit([2, 3, 30])
+    after(inner, model, cache)
+
+
+def test_rows_that_nobody_asks_for_stay_at_the_first_exit(eager: Decoder) -> None:
+    """Texts that are read in parts."""
+    model = steered(eager, 0, 0)
+    [cache] = model.start([Prompt(token_ids=TEXT[:1])])
+    for part in (TEXT[1:4], TEXT[4:]):
+        cache.commit(part)
+        model.forward([Segment(cache, NO_IDS)], [NO_IDS])
+    assert model.work.calls == [2, 0, 0] and model.work.left == [0, 0, 0]
+    cache.commit([8])
+    after(eager, model, cache)
+
+
 def test_prompts_share_and_continue(inner: Any) -> None:
     """Equal prompts are forked; the next turn keeps what all layers have read of its beginning."""
     model = steered(inner, 2, 0)
@@ -136,6 +158,8 @@ def test_prompts_share_and_continue(inner: Any) -> None:
     after(inner, model, second)
     [again] = model.start([Prompt(token_ids=(*TEXT, 7, 30, 31, 32))], [first])
     after(inner, model, again)
+    [other] = model.start([Prompt(token_ids=(*TEXT[:3], 30, 31, 32, 33))], [again])
+    after(inner, model, other)
 
 
 def test_one_call_catches_up(eager: Decoder) -> None:
@@ -263,6 +287,21 @@ def test_exits_ascend(layers: Any) -> None:
 def test_models_of_others_are_refused() -> None:
     with pytest.raises(StrategyError, match="no early exits"):
         ExitModel(tabular_family().draft)
+
+
+def test_replayed_rows_leave_the_others_as_they_are(eager: Decoder) -> None:
+    """Also where a fork shares the storage."""
+    whole = eager.keeping((1,))
+    cache: Any
+    [cache] = whole.start([Prompt(token_ids=TEXT)])
+    whole.segment(0, 1).forward([Segment(cache, as_ids([1, 2, 3]))], [NO_IDS])
+    before = [half.clone() for half in cache.storage.first(cache.rows)]
+    twin = cache.fork()
+    cache.replay(0, 4, 1, NO_IDS)
+    whole.segment(1, 6).forward([Segment(cache, NO_IDS)], [NO_IDS])
+    for old, new, other in zip(before, cache.storage.first(9), twin.storage.first(9), strict=True):
+        assert torch.equal(new[0], old[0]) and torch.equal(other, old)
+        assert cache.rows == 9
 
 
 def test_rows_that_are_not_there_are_not_replayed(eager: Decoder) -> None:

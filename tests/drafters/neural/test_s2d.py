@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+import outrider
 from outrider.acceptance import Match, Rejection
+from outrider.core.errors import OptionError
 from outrider.core.types import NO_IDS, Budget, Prompt
 from outrider.decoding import generate
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified, TreeDrafter
@@ -160,6 +162,12 @@ def test_nothing_is_drafted_without_a_budget(eager: Any) -> None:
     [draft] = drafter.propose([state], [NO_IDS], [Budget.chain(0)])
     assert len(draft) == 0 and state.counters.forwards == 0
     assert drafter.bind(drafter.needs, 1).model is drafter.model
+
+
+def test_learners_are_refused() -> None:
+    """New weights would not reach the parts that draft."""
+    with pytest.raises(OptionError, match="'s2d' runs its parts"):
+        outrider.load("tiny", drafter="s2d", learn="osd")
 
 
 def test_long_prompts_switch_drafting_off(eager: Any) -> None:

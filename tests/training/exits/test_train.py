@@ -154,7 +154,9 @@ def test_the_cost_of_a_forward_is_the_weights_that_it_reads() -> None:
     head, layer = 4096 * 256, 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
     for layers in (1, 6):
         whole, bare = weights_read(model, layers)
-        assert whole - bare == pytest.approx(head) and bare / layers == pytest.approx(layer, rel=2e-3)
+        assert whole - bare == pytest.approx(head) and bare / layers == pytest.approx(
+            layer, rel=2e-3
+        )
     assert weights_read(model) == weights_read(model, 6)
 
 
