@@ -16,8 +16,8 @@ from outrider.core.layers import Exits, even_exits
 from outrider.core.types import NO_IDS, Prompt, Rows, as_ids
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda import StaticDecoder
+from outrider.models.exits.model import ExitModel
 from outrider.models.llama.decoder import Decoder
-from outrider.models.llama.exit_model import ExitModel
 from outrider.protocols import LanguageModel, Segment
 from outrider.testing.rigs import tabular_family
 from tests.models.setups.make_checkpoints import make_checkpoint
@@ -175,7 +175,7 @@ def test_one_call_catches_up(eager: Decoder) -> None:
 
 
 def test_long_texts_are_caught_up_in_parts(eager: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outrider.models.llama.exit_model.PREFILL_CHUNK", 4)
+    monkeypatch.setattr("outrider.models.exits.model.PREFILL_CHUNK", 4)
     model = steered(eager)
     [cache] = model.start([Prompt(token_ids=(*TEXT, *TEXT))])
     after(eager, model, cache)

@@ -15,8 +15,8 @@ from outrider.decoding import generate
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified, TreeDrafter
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.s2d import Sorted
+from outrider.models.exits.model import ExitModel
 from outrider.models.llama.decoder import Decoder
-from outrider.models.llama.exit_model import ExitModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter
 from tests.exactness.setups.checkpoints import PROMPTS, RUNNERS, noisy

@@ -8,7 +8,7 @@ from outrider.core.layers import Exits
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.model import ModelDrafter
-from outrider.models.llama.exit_model import ExitModel
+from outrider.models.exits.model import ExitModel
 from outrider.policies import Source
 from outrider.protocols import Drafter, LanguageModel
 from outrider.protocols.method import Paper, Value
@@ -20,7 +20,7 @@ THRESHOLD = 0.5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sorted(ModelDrafter):
     """S2D (Kavehzadeh et al. 2024, arXiv 2407.01955): drafts chains with a model whose early exits
-    share its final norm and head (`models/llama/exit_model.py`).
+    share its final norm and head (`models/exits/model.py`).
 
     A token leaves at the first exit where the largest probability is above the threshold. One draft
     model so serves targets of several sizes: a small target pays for few layers of the draft model,

@@ -14,8 +14,8 @@ from outrider.core.values import JsonValue
 from outrider.decoding import generate
 from outrider.decoding.generation import Generation
 from outrider.drafters.neural.s2d import Sorted
+from outrider.models.exits.model import ExitModel
 from outrider.models.llama.base import OwnModel
-from outrider.models.llama.exit_model import ExitModel
 from outrider.policies import FixedLength
 from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
