@@ -100,7 +100,7 @@ def run(recipe: HeadRecipe, source: Path, teacher: Teacher, texts: Path, folder:
     seconds = time.process_time() - before
     ids = torch.from_numpy(trainer.ids)
     found = [
-        counted(trainer.head, trainer._rotary, recorded.batch([place]), teacher, ids)
+        counted(trainer.head, trainer._rotary, recorded.batch([place]), teacher.lm_head, ids)
         for place in held_out
     ]
     write_head(
@@ -112,7 +112,7 @@ def run(recipe: HeadRecipe, source: Path, teacher: Teacher, texts: Path, folder:
             architectures=tuple(checkpoint.config.get("architectures") or ()),
             tokenizer=Tokenizer.load(source).fingerprint,
         ),
-        int8=recipe.kind != "eagle3",
+        bits=None if recipe.kind == "eagle3" else 8,
         card=f"# {name}\n",
         rotary=checkpoint.config,
     )

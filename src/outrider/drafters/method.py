@@ -52,7 +52,7 @@ class DrafterMethod(Method[Drafter]):
         models: number of models it needs below the target.
         head: whether its model is a head, which reads states of the target.
         policy: the policy it needs if draft sizes adapt, if not `ExpectedGain`.
-        layered: whether it drafts with layers of the target.
+        layered: whether it drafts with a part of the layers of a model.
         store: the kind of datastore that it reads; None if it reads none.
         needs_store: whether the datastore is required.
     """

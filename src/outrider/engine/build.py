@@ -72,7 +72,7 @@ def build(
     ships = len(tiers) == 1 and head is None and models.draft is None and not changes
     ships = ships and speculation.drafts_freely and bool(shipped_folders())
     speculation.check_tiers(len(tiers) + (head is not None or ships))
-    learning.check(len(tiers), models.draft_vocabulary)
+    learning.check(len(tiers), models.draft_vocabulary, speculation.named)
     demands = limited(demands, selection, reading.selection_on)
     if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)

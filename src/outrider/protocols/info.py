@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from outrider.core.layers import Exits
 from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 
@@ -50,6 +51,7 @@ class ModelInfo:
         weight_bytes: bytes of weights that a forward of one row reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
             where PyTorch decides.
+        exits: the early exits that the model was trained for; None: it has none.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ModelInfo:
     num_parameters: int | None = None
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None
+    exits: Exits | None = None
 
     @cached_property
     def fingerprint(self) -> str:

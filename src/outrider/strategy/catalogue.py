@@ -35,6 +35,7 @@ DRAFTERS = (
     "drafters.layers.skip",
     "drafters.neural.model",
     "drafters.neural.tree",
+    "drafters.neural.s2d",
     "drafters.heads.hinted",
     "drafters.heads.eagle3",
     "drafters.heads.eagle1",

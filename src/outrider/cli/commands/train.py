@@ -114,6 +114,27 @@ def stop(
         train_stop(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def exits(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/exits/tiny.toml.")],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Train a draft model with early exits (S2D), and choose a threshold for each target.
+
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
+
+    For example:
+
+      outrider train exits configs/exits/tiny.toml --data data --out runs/exits
+      outrider generate "Hello" --draft runs/exits/tiny-exits --drafter s2d
+    """
+    from outrider.training.exits.train import train_exits
+
+    with _stoppable():
+        train_exits(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

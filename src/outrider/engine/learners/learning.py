@@ -62,13 +62,18 @@ class Learning:
         assert isinstance(made, Osd)
         return made
 
-    def check(self, tiers: int, draft_vocabulary: int | None) -> None:
+    def check(self, tiers: int, draft_vocabulary: int | None, drafters: Sequence[str]) -> None:
         """Raise `OptionError` where there is nothing to train, before weights are read."""
         if self.config is None:
             return
         if tiers < 2:
             raise OptionError(
                 f"learn is {self.learn!r:.60}, and no draft model takes part", hint=_HINT
+            )
+        if "s2d" in drafters:
+            raise OptionError(
+                "learn swaps weights of a draft model that runs as a whole; 's2d' runs its parts",
+                hint="Use drafter 'model' or 'tree'",
             )
         if draft_vocabulary is not None:
             raise OptionError(

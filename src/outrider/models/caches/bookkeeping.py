@@ -173,7 +173,7 @@ class CacheBook:
             positions=positions,
             start=text_end + old - len(unread),
             base=text_end,
-            tree=None if self._is_chain else _visible(tree, len(unread), old),
+            tree=None if self._is_chain else visible_rows(tree, old - len(unread)),
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
             axes=_with_rows(self.places.spread(start, text_end), drafted),
@@ -391,7 +391,8 @@ def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
     return np.concatenate((axes, rows), axis=1)
 
 
-def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
-    """Return the speculative slots visible to each fed row: ancestors; none for pending rows."""
-    rows = ancestor_mask(tree)[old:]
-    return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
+def visible_rows(tree: IntArray, first: int) -> BoolArray:
+    """Return the speculative slots visible to the rows from `first` on: ancestors. Rows below 0 are
+    those of the text, to which none is visible."""
+    rows = ancestor_mask(tree)[max(first, 0) :]
+    return np.concatenate((np.zeros((max(-first, 0), len(tree)), dtype=np.bool_), rows))

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.caches.bookkeeping import CacheBook, Run
+from outrider.core.types import IntArray, as_ids
+from outrider.models.caches.bookkeeping import CacheBook, Feed, Run, visible_rows
+from outrider.protocols import Segment
 
 _FIRST_CAPACITY = 128
 _LARGE = 4096
@@ -132,6 +134,56 @@ class DecoderCache(CacheBook):
         self.layout = layout
         self.storage = self._make(layout, 0) if storage is None else storage
         self.storage.readers.add(self)
+
+    _replayed: Feed | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, speculative ones included."""
+        return len(self._text) + len(self._tokens) if self._fed else self._length
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the speculative rows follow each other."""
+        return self._is_chain
+
+    def replay(self, start: int, stop: int, state: int, take: IntArray) -> None:
+        """Make the next forward continue with rows that are in the cache: they enter the first
+        layer of that model, a `segment`, as their stored hidden state, in place of new tokens.
+
+        Each row attends to the same slots as when it was first read. Keys and values of the layers
+        are written beside those of the layers before; the text and the rows stay as they are.
+
+        Args:
+            start: slot of the first of these rows.
+            stop: slot after the last one.
+            state: number of the stored state that they enter with.
+            take: slots of the rows whose results are wanted.
+
+        Raises:
+            IndexError: some of the rows are not in the cache.
+        """
+        if not 0 <= start < stop <= self.rows:
+            raise IndexError(f"rows {start} to {stop} of {self.rows} rows")
+        self.reserve(self.rows, self.rows + 1)  # rows further on stay, where storage is shared too
+        base = len(self._text)
+        tree = None
+        if not self._is_chain and stop > base:
+            tree = visible_rows(as_ids(self._parents[: stop - base]), start - base)
+        self._replayed = Feed(
+            tokens=as_ids([*self._text, *self._tokens][start:stop]),
+            positions=self.slot_positions(stop)[start:],
+            start=start,
+            base=base,
+            tree=tree,
+            take=take - start,
+            embeddings=self.storage.states[start:stop, self.layout.kept.index(state)],
+        )
+
+    def feed(self, segment: Segment, want: IntArray) -> Feed:
+        """Plan a forward over `segment`, or over the rows of `replay`."""
+        plan, self._replayed = self._replayed, None
+        return super().feed(segment, want) if plan is None else plan
 
     @property
     def keys(self) -> Float[Tensor, "layers kv_heads length head_dim"]:

@@ -101,7 +101,7 @@ class NativeDecoder(OwnModel):
         self._local_rotary = local and RotaryTable(local, torch.float32, self.device)
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
-        self._kept = kept_places((), config.num_layers)
+        self._keep(())
         self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * VECTOR
         self._names: NDArray[np.int32] | None = None
@@ -163,11 +163,9 @@ class NativeDecoder(OwnModel):
         )
         return other
 
-    def keeping(self, layers: Sequence[int]) -> "NativeDecoder":
-        """Return the model with caches that store hidden states; see `protocols.HiddenStates`."""
-        other = super().keeping(layers)
-        other._kept = kept_places(layers, self.num_layers)
-        return other
+    def _keep(self, states: Sequence[int]) -> None:
+        order, layers = self._layout.kept, self._run_layers
+        self._kept = kept_places(order, states, layers, self.num_layers)
 
     def use_head(self, packed: PackedModel, names: NDArray[np.int32]) -> None:
         """Use other weights, whose head has an output for each of the ids `names` only."""

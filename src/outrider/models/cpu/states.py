@@ -44,13 +44,22 @@ class States:
         return torch.cat((kept, hidden[None])) if self._has_last else kept
 
 
-def kept_places(kept: Sequence[int], num_layers: int) -> NDArray[np.int32] | None:
-    """Return the place of each state in a row of the storage: `[num_layers + 2]`, -1 if it is not
-    kept; the last one is the normed state. None if nothing is kept.
+def kept_places(
+    order: Sequence[int], kept: Sequence[int], layers: Sequence[int], num_layers: int
+) -> NDArray[np.int32] | None:
+    """Return the place of each state in a row of the storage: `[layers that run + 2]`, -1 if it is
+    not kept; the last one is the normed state. None if nothing is kept.
+
+    Args:
+        order: all states of the storage, in its order.
+        kept: those that this forward writes.
+        layers: the layers that run, without gaps.
+        num_layers: number of layers of the whole model.
     """
     if not kept:
         return None
-    places = np.full(num_layers + 2, -1, dtype=np.int32)
-    for place, state in enumerate(kept):
-        places[state if state < num_layers else num_layers + 1] = place
+    places = np.full(len(layers) + 2, -1, dtype=np.int32)
+    for state in kept:
+        index = state - layers[0] if state < num_layers else len(layers) + 1
+        places[index] = order.index(state)
     return places

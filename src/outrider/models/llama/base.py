@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import IntArray, Piece, Prompt, Rows
 from outrider.models.caches.borrowed import Borrowed, BorrowedCache, not_lent
@@ -22,6 +22,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.defaults import end_ids, recommended
 from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.config import DecoderConfig
+from outrider.models.llama.exits import read_exits
 from outrider.protocols import (
     Cache,
     ChainDecoder,
@@ -90,6 +91,7 @@ class OwnModel:
             dtype=dtype,
             num_parameters=num_parameters,
             weight_bytes=weight_bytes,
+            exits=read_exits(checkpoint.path),
         )
 
     # -- capabilities -----------------------------------------------------------------------
@@ -201,7 +203,33 @@ class OwnModel:
         kept = tuple(layers)
         other._layout = layout = replace(self._layout, kept=kept, hidden=self.width)
         other.info = replace(self.info, find_bytes_per_token=lambda: layout.bytes_per_token)
+        other._keep(kept)
         return other
+
+    def segment(self, first: int, last: int) -> "OwnModel":
+        """Return layers `first` to `last` (counted from 0, without `last`), the final norm and the
+        head.
+
+        It reads rows that the layers before have read: `DecoderCache.replay` gives it their states.
+        Of the states that caches keep, it stores the outputs of its own layers.
+
+        Raises:
+            StrategyError: given rows are scaled before the first layer, so states are no input.
+            OptionError: there are no such layers.
+        """
+        if self.config.scales.rows != 1:
+            raise StrategyError(
+                f"{self.info.name} scales the rows that enter its first layer",
+                hint="Use a draft model of another architecture",
+            )
+        part = self.subset(LayerSet.of_layers(self.num_layers, range(first, last)))
+        assert isinstance(part, OwnModel)  # a runner makes parts of its own kind
+        part._keep([state for state in self._layout.kept if first < state <= last])
+        return part
+
+    @abstractmethod
+    def _keep(self, states: Sequence[int]) -> None:
+        """Make forwards store these states, which the layout of the caches has."""
 
     def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
         """Return stored hidden states of committed rows; see `protocols.HiddenStates`."""

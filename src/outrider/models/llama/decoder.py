@@ -73,6 +73,7 @@ class Decoder(OwnModel):
         self._layers = [
             DecoderLayer(index, layer, config) for index, layer in enumerate(weights.layers)
         ]
+        self._keeps: Sequence[int] = ()
         self._rotary = RotaryTable(config.rope, self.dtype, self.device)
         local = config.local_rope
         self._local_rotary = local and RotaryTable(local, self.dtype, self.device)
@@ -117,7 +118,7 @@ class Decoder(OwnModel):
         hidden = self._read(feeds)
         wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
         watched, states = watched_layers(caches), dict[int, Tensor]()
-        kept = self._layout.kept if len(self._layers) == self.num_layers else ()
+        kept = self._keeps
         layers = sorted({*watched, *kept})
         if len(hidden):
             hidden = self._pass(hidden, self._batch(feeds, caches), layers, states)
@@ -126,7 +127,7 @@ class Decoder(OwnModel):
         )
         if kept and len(hidden):
             states[self.num_layers] = normed
-            _store(feeds, caches, torch.stack([states[layer] for layer in kept], dim=1))
+            self._store(feeds, caches, torch.stack([states[layer] for layer in kept], dim=1))
         states = {layer: state[wanted] for layer, state in states.items()}
         hidden = normed[wanted] if kept else normed
         logits = logits_of(hidden, self.weights, self.config)
@@ -175,6 +176,7 @@ class Decoder(OwnModel):
         part = object.__new__(Decoder)  # not the subclass: its programs run all layers
         part.__dict__.update(self.__dict__)
         part.info = replace(self.info, name=f"{self.info.name} ({layers})")
+        part._keep(())
         part._layers = [
             DecoderLayer(
                 index,
@@ -186,6 +188,21 @@ class Decoder(OwnModel):
             for index in layers.layers
         ]
         return part
+
+    def _keep(self, states: Sequence[int]) -> None:
+        self._keeps = tuple(states)
+
+    def _store(
+        self,
+        feeds: Sequence[Feed],
+        caches: Sequence[DecoderCache],
+        states: Float[Tensor, "rows kept hidden"],
+    ) -> None:
+        """Write the hidden states of each feed to the storage of its cache."""
+        places = [self._layout.kept.index(state) for state in self._keeps]
+        counts = [len(feed.tokens) for feed in feeds]
+        for feed, cache, own in zip(feeds, caches, states.split(counts), strict=True):
+            cache.storage.states[feed.start : feed.end, places] = own.float()
 
     def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
         """Return the packed input rows: embedded ids, or the given embeddings."""
@@ -217,14 +234,3 @@ class Decoder(OwnModel):
             storage=cache.storage,
             reaches={window: reach(feed, cache, window) for window in set(self.config.windows)},
         )
-
-
-def _store(
-    feeds: Sequence[Feed],
-    caches: Sequence[DecoderCache],
-    states: Float[Tensor, "rows kept hidden"],
-) -> None:
-    """Write the hidden states of each feed to the storage of its cache."""
-    counts = [len(feed.tokens) for feed in feeds]
-    for feed, cache, own in zip(feeds, caches, states.split(counts), strict=True):
-        cache.storage.states[feed.start : feed.end] = own

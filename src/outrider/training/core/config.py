@@ -198,6 +198,8 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
         return _build(hint, value, name)
     if hint == tuple[float, ...]:
         return tuple(float(item) for item in value)
+    if hint == tuple[str, ...]:
+        return tuple(_scalar(str, item, name) for item in value)
     if hint == tuple[int, ...]:
         return tuple(_scalar(int, item, name) for item in value)
     if get_origin(hint) is tuple:

@@ -5,18 +5,34 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from outrider.core.errors import OptionError, nearest
 from outrider.inputs.lines import numbered_lines
-from outrider.training.core.config import FamilyConfig, Source
+from outrider.training.core.config import Corpus, FamilyConfig, Source
 from outrider.training.core.copy_tasks import copy_task
 from outrider.training.core.formats import END_OF_TEXT, FORMATS, Format, Record
 
 _FORMATS: dict[str, Format] = {**FORMATS, "copy_task": copy_task}
 _SHUFFLE_BLOCK = 2048
+
+
+@runtime_checkable
+class CorpusRecipe(Protocol):
+    """A recipe of a training that reads a corpus."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """What it is made of."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed of its order."""
+        ...
 
 
 def data_folder(folder: Path | None) -> Path:
@@ -65,7 +81,7 @@ def sample_texts(config: FamilyConfig, data: Path) -> Iterator[str]:
             yield document
 
 
-def build_corpus(config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder: Path) -> None:
+def build_corpus(config: CorpusRecipe, data: Path, tokenizer: Tokenizer, folder: Path) -> None:
     """Write `train.npy` (tokens of the mix) and `heldout.<domain>.npy` below `folder`.
 
     A source whose share of the corpus is p times its size is read p times (at most `passes`). Its
@@ -94,7 +110,7 @@ def build_corpus(config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder:
 
 
 def _save_heldout(
-    source: Source, config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder: Path
+    source: Source, config: CorpusRecipe, data: Path, tokenizer: Tokenizer, folder: Path
 ) -> None:
     encoded = _encode(documents(source, data, config.seed)[:2000], tokenizer)
     order = np.random.default_rng(config.seed).permutation(len(encoded))

@@ -1,0 +1,1 @@
+"""Models with early exits (S2D)."""
