@@ -7,6 +7,10 @@ from outrider.models.heads.config import HeadKind
 from outrider.training.heads.answers import AnswerSettings
 from outrider.training.heads.prompts import PromptFile
 
+_TRAINED = (HeadKind.HINTED, HeadKind.EAGLE3, HeadKind.MEDUSA)
+MOST_HEADS = 8
+"""Later heads are almost never right."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadTraining:
@@ -61,7 +65,8 @@ class HeadRecipe:
         name: name of the head.
         target: the model for which it drafts: a folder, a GGUF file or a family.
         prompts: files of prompts, below the data folder.
-        kind: the kind of the head.
+        kind: the kind of the head: hinted, eagle3 or medusa.
+        heads: number of Medusa heads, which are trained together in both parts of the training.
         states: numbers of the target's hidden states that are recorded; the last one is the final
             state, which a head of EAGLE-3 does not fuse. Empty: after layer 2, in the middle, three
             layers before the end, and the end.
@@ -80,6 +85,7 @@ class HeadRecipe:
     target: str
     prompts: tuple[PromptFile, ...]
     kind: str = "hinted"
+    heads: int = 4
     states: tuple[int, ...] = ()
     draft_vocab: int = 4096
     train_vocab: int = 2048
@@ -91,8 +97,12 @@ class HeadRecipe:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
-            raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+        if self.kind not in _TRAINED:
+            raise OptionError(f"kind is {self.kind!r}", hint=f"Give {' or '.join(_TRAINED)}")
+        if not 1 <= self.heads <= MOST_HEADS:
+            raise OptionError(
+                f"heads is {self.heads}", hint=f"Give a number from 1 to {MOST_HEADS}"
+            )
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
                 f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",

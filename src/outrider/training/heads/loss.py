@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.models.heads.config import HeadKind
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadKind, HeadShape
+from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.data import RecordedTexts, TextPlace
 from outrider.training.heads.start import Teacher
@@ -19,13 +19,18 @@ _DECAY = 0.8
 """The weight of each step of a chain, relative to the step before (arXiv 2503.01840)."""
 
 
-def draft_with(head: HeadModule, ids: Tensor, teacher: Teacher) -> None:
+def draft_with(head: HeadNetwork[HeadShape], ids: Tensor, teacher: Teacher) -> None:
     """Make `head` draft these tokens, with the rows of its target's head."""
     head.lm_head = teacher.lm_head[ids]
 
 
 def chain_loss(
-    head: HeadModule, rotary: RotaryTable, texts: Texts, teacher: Teacher, ids: Tensor, steps: int
+    head: HeadNetwork[HeadShape],
+    rotary: RotaryTable,
+    texts: Texts,
+    teacher: Teacher,
+    ids: Tensor,
+    steps: int,
 ) -> Tensor:
     """Return the loss of a batch.
 
@@ -47,7 +52,7 @@ def chain_loss(
 
 @torch.inference_mode()
 def acceptance(
-    head: HeadModule,
+    head: HeadNetwork[HeadShape],
     rotary: RotaryTable,
     texts: RecordedTexts,
     places: Sequence[TextPlace],
@@ -83,7 +88,7 @@ def acceptance(
 
 
 def _runs(
-    head: HeadModule, rotary: RotaryTable, batch: Texts, teacher: Teacher, ids: Tensor
+    head: HeadNetwork[HeadShape], rotary: RotaryTable, batch: Texts, teacher: Teacher, ids: Tensor
 ) -> NDArray[np.bool_]:
     """Return `[starts, steps]`: whether the best token of each step is right, for one text."""
     steps = batch.hints.shape[-1]
@@ -102,7 +107,7 @@ def _runs(
     return runs
 
 
-def _others(head: HeadModule, batch: Texts, ids: Tensor) -> Tensor:
+def _others(head: HeadNetwork[HeadShape], batch: Texts, ids: Tensor) -> Tensor:
     """Return the hints that are not among `ids`, if the head drafts hints."""
     if head.config.kind is not HeadKind.HINTED:
         return ids[:0]

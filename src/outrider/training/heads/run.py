@@ -15,15 +15,24 @@ from torch import Tensor
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
-from outrider.models.heads.config import HeadConfig, HeadKind
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
+from outrider.models.heads.medusa.config import MedusaConfig
+from outrider.models.heads.medusa.module import MedusaModule
+from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
 from outrider.training.heads.loss import acceptance, chain_loss, draft_with
-from outrider.training.heads.start import Teacher, fit_ridge, fresh_head
+from outrider.training.heads.medusa import (
+    fit_mixes,
+    fresh_medusa,
+    medusa_loss,
+    rank_accuracies,
+    soften_mixes,
+)
+from outrider.training.heads.start import Teacher, fit_ridge, fresh_head, layer_of
 
 TRAINING = "training.safetensors"
 """The checkpoint of a training."""
@@ -64,8 +73,8 @@ class HeadTrainer:
     folder: Path
     report: Report
     stop: StopSignal | None = None
-    config: HeadConfig = field(init=False)
-    head: HeadModule = field(init=False)
+    config: HeadConfig | MedusaConfig = field(init=False)
+    head: HeadModule | MedusaModule = field(init=False)
     ids: IntArray = field(init=False)
     held_out: Sequence[TextPlace] = field(init=False)
     training: Sequence[TextPlace] = field(init=False)
@@ -85,30 +94,41 @@ class HeadTrainer:
             )
         self.training = left[: max(1, round(len(left) * options.share))]
         self.ids = self.texts.frequent(recipe.draft_vocab)
-        kind, states = HeadKind(recipe.kind), recipe.numbers(self.teacher.config.num_layers)
-        if kind is HeadKind.EAGLE3:
-            states = states[:-1]  # the final state is a label; heads of this format do not read it
-        self.config, tensors = fresh_head(
-            self.teacher,
-            kind,
-            states,
-            self.ids,
-            self.texts.table,
-            random=options.random,
-        )
-        rows = self.teacher.lm_head[torch.from_numpy(self.ids)]
-        embed = self.teacher.embed
-        self.head = HeadModule(self.config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        tensors = self._build()
         self._integers = {n: t for n, t in tensors.items() if not t.is_floating_point()}
         self._frequent = self.texts.frequent(recipe.train_vocab)
         cpu = torch.device("cpu")
-        self._rotary = RotaryTable(self.config.layer.rope, torch.float32, cpu)
+        rope = layer_of(self.teacher.config, len(self.ids)).rope
+        self._rotary = RotaryTable(rope, torch.float32, cpu)
+
+    def _build(self) -> dict[str, Tensor]:
+        """Make the untrained head; return its tensors."""
+        recipe, teacher = self.recipe, self.teacher
+        kind, states = HeadKind(recipe.kind), recipe.numbers(teacher.config.num_layers)
+        rows, embed = teacher.lm_head[torch.from_numpy(self.ids)], teacher.embed
+        if kind is HeadKind.MEDUSA:
+            config, tensors = fresh_medusa(teacher, states[-1], self.ids, recipe.heads)
+            self.config, self.head = config, MedusaModule(config, tensors, rows)
+            return tensors
+        if kind is HeadKind.EAGLE3:
+            states = states[:-1]  # the final state is a label; heads of this format do not read it
+        random = recipe.training.random
+        shape, tensors = fresh_head(
+            teacher, kind, states, self.ids, self.texts.table, random=random
+        )
+        self.config = shape
+        self.head = HeadModule(shape, tensors, lambda ids: F.embedding(ids, embed), rows)
+        return tensors
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the head, as files hold them."""
         found = self.head.tensors() | self._integers
         if self.config.kind is HeadKind.EAGLE3:  # other engines need its rows
             found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
+        if isinstance(self.head, MedusaModule):
+            ids = torch.from_numpy(self.ids)
+            draft_with(self.head, ids, self.teacher)
+            found["accuracies"] = rank_accuracies(self.head, self.texts, self.held_out, ids)
         return found
 
     def run(self) -> None:
@@ -150,14 +170,31 @@ class HeadTrainer:
         self._measure(None, 1.0, None)
 
     def _start(self) -> None:
+        if self.recipe.training.ridge and isinstance(self.head, MedusaModule):
+            self._start_medusa(self.head)
         if self.recipe.training.ridge and self.config.kind is HeadKind.HINTED:
-            count, tokens = 0, 0
-            while count < len(self.training) and tokens < _RIDGE_TOKENS:
-                tokens += self.training[count].starts
-                count += 1
+            assert isinstance(self.head, HeadModule)
+            count, tokens = self._fitted()
             fit_ridge(self.head, self.texts, self.training[:count])
             factor = self._soften(self.training[:_SOFTENED])
             self.report(f"start: matrices fitted on {tokens:,} tokens, logits times {factor:g}")
+
+    def _start_medusa(self, head: MedusaModule) -> None:
+        count, tokens = self._fitted()
+        fit_mixes(head, self.texts, self.training[:count])
+        ids = self._vocabulary(self.training[:_SOFTENED])
+        draft_with(head, ids, self.teacher)
+        factors = soften_mixes(head, self.texts.batch(self.training[:_SOFTENED]), ids)
+        shown = " ".join(f"{factor:g}" for factor in factors)
+        self.report(f"start: matrices fitted on {tokens:,} tokens, logits times {shown}")
+
+    def _fitted(self) -> tuple[int, int]:
+        """Return the number of texts on which matrices are fitted, and that of their tokens."""
+        count, tokens = 0, 0
+        while count < len(self.training) and tokens < _RIDGE_TOKENS:
+            tokens += self.training[count].starts
+            count += 1
+        return count, tokens
 
     @torch.no_grad()
     def _soften(self, places: Sequence[TextPlace]) -> float:
@@ -213,7 +250,10 @@ class HeadTrainer:
         ids = self._vocabulary(places)
         draft_with(self.head, ids, self.teacher)
         batch = self.texts.batch(places)
-        loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
+        if isinstance(self.head, MedusaModule):
+            loss = medusa_loss(self.head, batch, ids)
+        else:
+            loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         optimizer.step()
@@ -259,7 +299,7 @@ class _Clock:
         return self._before + time.monotonic() - self._begun
 
 
-def _optimizer(head: HeadModule, options: HeadTraining) -> torch.optim.Optimizer:
+def _optimizer(head: HeadNetwork[HeadShape], options: HeadTraining) -> torch.optim.Optimizer:
     entries = [part for name, part in head.parts.items() if name in _ENTRIES]
     others = [part for name, part in head.parts.items() if name not in _ENTRIES]
     groups = [

@@ -72,7 +72,7 @@ class Teacher:
                 f"heads cannot be trained for {checkpoint.path}",
                 hint="Use a Llama-shaped model with dense layers and its own output head",
             )
-        layer_settings(_layer_of(config, 1), config.vocab_size, checkpoint.config)
+        layer_settings(layer_of(config, 1), config.vocab_size, checkpoint.config)
         layer = {LAYER + name.removeprefix(prefix): found[name] for name in names}
         return cls(config, embed, found.get(HEAD, embed), found[NORM], layer)
 
@@ -103,7 +103,7 @@ def fresh_head(
     whole = teacher.config
     config = HeadConfig(
         kind=kind,
-        layer=_layer_of(whole, len(ids)),
+        layer=layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
@@ -122,7 +122,7 @@ def fresh_head(
     return config, tensors
 
 
-def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
+def layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     """Return the shape of the last layer of a decoder, as the layer of a head."""
     return replace(
         whole,
@@ -161,7 +161,7 @@ def fit_ridge(head: HeadModule, texts: RecordedTexts, places: Sequence[TextPlace
     hint leave.
     """
     width = head.config.width
-    final, wide = _Normal(3 * width, width), _Normal(len(head.config.states) * width, width)
+    final, wide = Normal(3 * width, width), Normal(len(head.config.states) * width, width)
     gain = head.part("norm.weight")
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for place in places:
@@ -192,7 +192,7 @@ def _entries(head: HeadModule, tokens: Tensor, hints: Tensor, levels: Tensor) ->
     return torch.cat((token, hint * (levels > 0)[:, None]), dim=1)
 
 
-class _Normal:
+class Normal:
     """The normal equations of a linear fit; rows are added in large parts, which is faster."""
 
     def __init__(self, inputs: int, outputs: int) -> None:

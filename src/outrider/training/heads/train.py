@@ -138,7 +138,7 @@ class HeadRun:
             trainer.config,
             trainer.tensors(),
             verifier,
-            int8=self.recipe.kind == HeadKind.HINTED,
+            int8=self.recipe.kind != HeadKind.EAGLE3,
             card=card,
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,
@@ -204,7 +204,8 @@ def train_head(
         run.check_same()
         run.record(states)
         hinted = recipe.training.hints and recipe.kind == HeadKind.HINTED
-        texts = RecordedTexts(run.texts, teacher.config.vocab_size, _STEPS, hints=hinted)
+        steps = recipe.heads if recipe.kind == HeadKind.MEDUSA else _STEPS
+        texts = RecordedTexts(run.texts, teacher.config.vocab_size, steps, hints=hinted)
         trainer = HeadTrainer(recipe, teacher, texts, folder, report, stop)
         trainer.run()
         run.write(trainer, None)

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadShape
+from outrider.models.heads.medusa.module import MedusaModule
+from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.rope import RotaryTable, rotate
 
 
@@ -51,17 +53,22 @@ class Texts:
         return self.tokens.gather(1, self.at(step + 1))
 
 
-def unroll(
-    head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int
-) -> Iterator[tuple[Float[Tensor, "rows draft"], Bool[Tensor, "texts starts"]]]:
+Steps = Iterator[tuple[Float[Tensor, "rows draft"], Bool[Tensor, "texts starts"]]]
+
+
+def unroll(head: HeadNetwork[HeadShape], rotary: RotaryTable, texts: Texts, steps: int) -> Steps:
     """Yield for each step the logits of the valid chains, and which are valid.
 
     Args:
         head: the head.
         rotary: its rotary embedding.
         texts: the texts.
-        steps: number of steps.
+        steps: number of steps; Medusa has one for each head at most.
     """
+    if isinstance(head, MedusaModule):
+        yield from medusa_steps(head, texts, steps)
+        return
+    assert isinstance(head, HeadModule)  # all other kinds have one layer
     length = texts.tokens.shape[1]
     places = torch.arange(length, device=texts.tokens.device)
     states = texts.states[:, :, : len(head.config.states)]
@@ -92,6 +99,14 @@ def unroll(
         logits, outputs = head.answer(head.leave(stream, attended))
         valid = texts.valid(step)
         yield logits[valid], valid
+
+
+def medusa_steps(head: MedusaModule, texts: Texts, steps: int) -> Steps:
+    """Yield what `unroll` yields: every step reads the state at which the chain starts."""
+    states = _taken(texts.states[:, :, -1], texts.rows)
+    for step in range(min(steps, head.config.heads)):
+        valid = texts.valid(step)
+        yield head.logits(states[valid], step), valid
 
 
 def _turned(

@@ -15,7 +15,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.fields import check_fields
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
 from outrider.models.heads.formats.layers import read_layer
 from outrider.models.heads.formats.recognising import HeadFormat
@@ -69,14 +69,19 @@ def read_hinted(checkpoint: Checkpoint) -> HeadFile:
     sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
     return HeadFile(
         config=head,
-        tensors=_tensors(checkpoint, head, where),
+        tensors=own_tensors(checkpoint, head, where),
         verifier=read_verifier(config, sizes, file),
         format=HeadFormat.HINTED.value,
         trained=trained,
     )
 
 
-def _tensors(checkpoint: Checkpoint, head: HeadConfig, where: str) -> dict[str, Tensor]:
+def own_tensors(checkpoint: Checkpoint, head: HeadShape, where: str) -> dict[str, Tensor]:
+    """Load the tensors of a head in our own format, whose matrices may be in int8.
+
+    Raises:
+        CheckpointError: tensors that are missing, damaged, or of a wrong shape.
+    """
     names = {name: name for name in checkpoint.tensors}
     stored = StoredHead(checkpoint=checkpoint, names=names, where=where)
     packed = {name for name in names if f"{name}{SCALE}" in names}
@@ -97,7 +102,8 @@ def _tensors(checkpoint: Checkpoint, head: HeadConfig, where: str) -> dict[str, 
     whole = stored.whole(_WHOLE)
     check_ids("ids", whole["ids"], head.target_vocab, where)
     check_distinct(whole["ids"], where)
-    check_ids("successors", whole["successors"], head.target_vocab, where, least=-1)
+    if "successors" in whole:
+        check_ids("successors", whole["successors"], head.target_vocab, where, least=-1)
     found = stored.floats([name for name in shapes if name not in packed and name not in _WHOLE])
     factors, integers = stored.raw(sorted(scales)), stored.raw(sorted(packed))
     for name in packed:

@@ -1,4 +1,4 @@
-"""Writes heads: hinted ones in our own format, EAGLE-3 in that of speculators."""
+"""Writes heads: hinted ones and Medusa in our own format, EAGLE-3 in that of speculators."""
 
 import json
 import os
@@ -14,12 +14,14 @@ from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.hinted import packed_tensors
 from outrider.models.heads.formats.layers import layer_settings
+from outrider.models.heads.formats.medusa import medusa_settings
 from outrider.models.heads.formats.settings import EXTRAS, extras_of, speculators_config
 from outrider.models.heads.formats.vocabulary import check_distinct, check_ids, to_offsets
+from outrider.models.heads.medusa.config import MedusaConfig
 
 _ARCHITECTURES = {
     HeadKind.HINTED: "OutriderHintedSpeculator",
@@ -29,7 +31,7 @@ _ARCHITECTURES = {
 
 def write_head(
     folder: str | Path,
-    config: HeadConfig,
+    config: HeadConfig | MedusaConfig,
     tensors: Mapping[str, Tensor],
     verifier: Verifier,
     *,
@@ -57,15 +59,18 @@ def write_head(
     """
     place = Path(folder).expanduser()
     _check(config, tensors)
-    if config.kind not in _ARCHITECTURES:
+    if not isinstance(config, MedusaConfig) and config.kind not in _ARCHITECTURES:
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
-    if config.kind is HeadKind.EAGLE3:
+    if isinstance(config, HeadConfig) and config.kind is HeadKind.EAGLE3:
         stored = _eagle3_tensors(config, tensors, int8=int8)
     else:
         stored = packed_tensors(_plain(tensors)) if int8 else _plain(tensors)
-    settings = _settings(config, verifier, rotary, trained)
+    if isinstance(config, MedusaConfig):
+        settings = medusa_settings(config, verifier, trained)
+    else:
+        settings = _settings(config, verifier, rotary, trained)
     text = json.dumps(settings, indent=2) + "\n"
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def write_head(
     _write(place / "config.json", lambda partial: _save_text(text, partial))
 
 
-def _check(config: HeadConfig, tensors: Mapping[str, Tensor]) -> None:
+def _check(config: HeadShape, tensors: Mapping[str, Tensor]) -> None:
     where = "to be written"
     config.check(tensors, where)
     for name, tensor in tensors.items():
