@@ -109,7 +109,9 @@ def test_with_noise_the_ranks_are_those_of_the_targets_choices(rig: Rig) -> None
         rows = rig.rows(rig.follows(TEXT), (0,) * (HEADS - 1))
         assert int(found.tokens[0]) == sampler.choose(rows[0], [])
     under = drafter.bind(Needs(probs=True), 1)
-    assert drafted(rig, under, temperature=1.5, seed=4).tokens.tolist() == best(rig, 1)[:, 0].tolist()
+    assert (
+        drafted(rig, under, temperature=1.5, seed=4).tokens.tolist() == best(rig, 1)[:, 0].tolist()
+    )
 
 
 def test_nothing_follows_an_end_token(rig: Rig) -> None:

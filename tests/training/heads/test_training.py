@@ -258,7 +258,12 @@ class StopAfter:
         return self.left <= 0
 
 
-KINDS = [pytest.param("hinted", marks=hinted), pytest.param("eagle3", marks=eagle3)]
+KINDS = [
+    pytest.param("hinted", marks=hinted),
+    pytest.param("eagle3", marks=eagle3),
+    pytest.param("medusa", marks=pytest.mark.method("medusa")),
+]
+STATES_READ = {"hinted": STATES, "eagle3": STATES[:-1], "medusa": STATES[-1:]}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,7 +300,7 @@ def test_a_trained_head_can_be_written_and_read(
     tensors = made.tensors()
     write_head(folder, made.config, tensors, Verifier(), int8=False, card="", rotary=settings)
     file = read_head(folder, layers=LAYERS)
-    assert file.config.states == (STATES if kind == "hinted" else STATES[:-1])
+    assert file.config.states == STATES_READ[kind]
     for name, tensor in tensors.items():
         assert torch.equal(file.tensors[name], tensor.to(file.tensors[name].dtype)), name
 
@@ -332,7 +337,7 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     assert "texts are recorded, and 40 of them are held out" in line(error)
     with pytest.raises(OptionError) as error:
         recipe("mtp")
-    assert "kind is 'mtp'" in line(error) and "hinted or eagle3" in line(error)
+    assert "kind is 'mtp'" in line(error) and "hinted or eagle3 or medusa" in line(error)
     with pytest.raises(OptionError) as error:
         replace(recipe("eagle3"), states=(4,))
     assert "states are 4 only" in line(error)
@@ -340,6 +345,10 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
         with pytest.raises(OptionError) as error:
             recipe(**wrong)
         assert "Give at least one step and one text" in line(error)
+    for heads in (0, 9):
+        with pytest.raises(OptionError) as error:
+            replace(recipe("medusa"), heads=heads)
+        assert "Give 1 to 8 heads" in line(error)
     with pytest.raises(StrategyError) as error:
         Recorder.of(TabularModel.random(), Tokenizer.load(source), STATES, SETTINGS)
     assert "does not return hidden states" in line(error)

@@ -100,9 +100,7 @@ class HeadRecipe:
         if self.kind not in _TRAINED:
             raise OptionError(f"kind is {self.kind!r}", hint=f"Give {' or '.join(_TRAINED)}")
         if not 1 <= self.heads <= MOST_HEADS:
-            raise OptionError(
-                f"heads is {self.heads}", hint=f"Give a number from 1 to {MOST_HEADS}"
-            )
+            raise OptionError(f"heads is {self.heads}", hint=f"Give 1 to {MOST_HEADS} heads")
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
                 f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",

@@ -171,7 +171,11 @@ REFUSED = {
     "P-EAGLE": ({"speculators_model_type": "peagle"}, ONE, "drafts all tokens in one pass"),
     "DFlash": ({"dflash_config": {}}, ONE, r"\(DFlash\) .* blocks"),
     "DSpark": ({"speculators_model_type": "dspark"}, ONE, "Markov head"),
-    "other": ({"speculators_model_type": "new"}, ONE, "new is not known; known: eagle3, hinted, medusa"),
+    "other": (
+        {"speculators_model_type": "new"},
+        ONE,
+        "new is not known; known: eagle3",
+    ),
     "Medusa": ({"model_type": "medusa"}, ONE, "the names of vLLM for Medusa heads"),
     "MLP": ({"model_type": "mlp_speculator"}, ONE, "MLP speculator has one small network"),
     "Gemma 4": ({"model_type": "gemma4_assistant"}, ONE, "reads keys and values of its target"),
