@@ -9,7 +9,7 @@ from outrider.training.heads.prompts import PromptFile
 
 _TRAINED = (HeadKind.HINTED, HeadKind.EAGLE3, HeadKind.MEDUSA)
 MOST_HEADS = 8
-"""Later heads are almost never right."""
+"""The paper trains three to five."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
