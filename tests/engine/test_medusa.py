@@ -78,7 +78,7 @@ def undrafted() -> Any:
     return outrider.load("tiny", drafter="none", draft="none", threads=1)
 
 
-@pytest.mark.parametrize("drafter", ["medusa", "auto"])
+@pytest.mark.parametrize("drafter", ["medusa", pytest.param("auto", marks=pytest.mark.slow)])
 def test_the_text_is_the_targets(folder: Path, drafter: str) -> None:
     options: dict[str, Any] = {} if drafter == "auto" else {"policy": SIZE}
     generator = outrider.load("tiny", draft=folder, drafter=drafter, threads=1, **options)
