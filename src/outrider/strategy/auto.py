@@ -28,11 +28,13 @@ from outrider.drafters.heads.eagle1 import Eagle1
 from outrider.drafters.heads.eagle3 import Eagle3
 from outrider.drafters.heads.fspad import Fspad
 from outrider.drafters.heads.hinted import Hinted
+from outrider.drafters.heads.medusa import medusa_of
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.models.costs import BATCHES, measure_costs
 from outrider.models.heads.config import HeadKind
+from outrider.models.heads.medusa.model import MedusaModel
 from outrider.models.heads.model import HeadModel
 from outrider.policies.pauses import NOTICEABLE
 from outrider.policies.windows import Chances, best_windows
@@ -167,7 +169,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return Fallback(first=copies, second=Bypass(qualified=nest))
 
 
-def head_drafter(head: HeadModel, seconds: float) -> ModelDrafter:
+def head_drafter(head: HeadModel, seconds: float) -> Drafter:
     """Return the drafter of a head, which counts its tokens under the name of its kind.
 
     Args:
@@ -185,6 +187,9 @@ def head_drafter(head: HeadModel, seconds: float) -> ModelDrafter:
             return Fspad(model=head, seconds=seconds)
         case HeadKind.MTP:
             return ModelDrafter(model=head, name="mtp")
+        case HeadKind.MEDUSA:
+            assert isinstance(head, MedusaModel)  # no other model has heads of this kind
+            return medusa_of(head)
 
 
 def _copies(round_seconds: float) -> Lookup:

@@ -40,6 +40,7 @@ DRAFTERS = (
     "drafters.heads.eagle3",
     "drafters.heads.eagle1",
     "drafters.heads.fspad",
+    "drafters.heads.medusa",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.specmquant",

@@ -265,6 +265,7 @@ KINDS = [
     pytest.param("eagle3", marks=eagle3),
     pytest.param("eagle1", marks=pytest.mark.method("eagle1")),
     pytest.param("fspad", marks=pytest.mark.method("fspad")),
+    pytest.param("medusa", marks=pytest.mark.method("medusa")),
 ]
 
 
@@ -391,7 +392,7 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     assert "texts are recorded, and 40 of them are held out" in line(error)
     with pytest.raises(OptionError) as error:
         recipe("mtp")
-    assert "kind is 'mtp'" in line(error) and "hinted, eagle3, eagle1, fspad" in line(error)
+    assert "kind is 'mtp'" in line(error) and "hinted, eagle3, eagle1, fspad, medusa" in line(error)
     with pytest.raises(OptionError) as error:
         replace(recipe("fspad"), sampling=False, alignment=False)
     assert "neither sampling nor alignment" in line(error)
@@ -406,10 +407,19 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
         with pytest.raises(OptionError) as error:
             recipe(**wrong)
         assert "Give at least one step and one text" in line(error)
-    for wrong, message in (({"bits": 5}, "training.bits is 5"), ({"bits": 4}, "EAGLE-3 heads are")):
+    wrong_bits = (
+        ("hinted", 5, "training.bits is 5"),
+        ("eagle3", 4, "EAGLE-3 heads are"),
+        ("medusa", 4, "Medusa heads are written with 8 bits"),
+    )
+    for kind, bits, message in wrong_bits:
         with pytest.raises(OptionError) as error:
-            recipe("eagle3", **wrong)
+            recipe(kind, bits=bits)
         assert message in line(error)
+    for heads in (0, 9):
+        with pytest.raises(OptionError) as error:
+            replace(recipe("medusa"), heads=heads)
+        assert "Give 1 to 8 heads" in line(error)
     with pytest.raises(StrategyError) as error:
         Recorder.of(TabularModel.random(), Tokenizer.load(source), STATES, SETTINGS)
     assert "does not return hidden states" in line(error)

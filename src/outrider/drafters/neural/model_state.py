@@ -152,12 +152,15 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
     """
     if state.off is not None or len(state.ahead) or unreadable(model, tail):
         return 0
-    if isinstance(state.cache, Following) and not state.cache.ready:
-        return 0
+    longest = None
+    if isinstance(state.cache, Following):
+        if not state.cache.ready:
+            return 0
+        longest = state.cache.longest
     room = state.cache.remaining - len(tail) + 1
     if room <= 0:
         state.off = f"the text has outgrown the window of {model.info.name}"
-    return max(room, 0)
+    return max(room if longest is None else min(room, longest - len(tail)), 0)
 
 
 def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> float:

@@ -209,7 +209,7 @@ class _Reader:
         builder, state, drafter = self._builders[i], self._states[i], self._drafter
         state.counters.forwards += 1
         params = builder.sampler.params
-        if not _all_in_play(builder.sampler, len(builder.generated)):
+        if not all_in_play(builder.sampler, len(builder.generated)):
             return [self._following(i, node, rows, place) for place, node in enumerate(nodes)]
         logits = rows.logits.float() if rows.logits.dtype != torch.float64 else rows.logits
         next_tokens = NextTokens.of_rows(
@@ -251,7 +251,7 @@ class _Reader:
         return head_chance(stop, rows, place, self._drafter.model.info.name)
 
 
-def _all_in_play(sampler: Sampler, index: int) -> bool:
+def all_in_play(sampler: Sampler, index: int) -> bool:
     """Whether the distribution at generated index `index` and later equals the softmax of the
     logits divided by the temperature, with no token excluded."""
     p = sampler.params

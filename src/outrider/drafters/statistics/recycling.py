@@ -144,7 +144,7 @@ class TokenRecycling:
         for at, above, ranks in cut.gathers:  # -1 selects the row of unknown tokens
             found[at] = flat.take(found.take(above) * k + ranks)
         tokens, parents = found[1:], cut.parents
-        keep = _writable(tokens, parents, state.ends)
+        keep = writable(tokens, parents, state.ends)
         if keep is not None:
             number = np.append(np.cumsum(keep) - 1, -1)
             tokens, parents = tokens[keep], number[parents[keep]]
@@ -177,7 +177,7 @@ def _begin(request: Request) -> RecyclingState:
     return RecyclingState(request.sampler.end_ids, prompt, prompt[-1])
 
 
-def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
+def writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
     """Return a mask of the nodes that are known and do not follow an end token; None: all of
     them.
     """

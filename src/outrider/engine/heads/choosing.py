@@ -12,7 +12,7 @@ from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors.folder import open_folder
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.heads.formats.reading import read_head
+from outrider.models.heads.formats.reading import open_head, read_head
 from outrider.models.heads.formats.recognising import (
     PREFIX,
     by_config,
@@ -27,6 +27,9 @@ from outrider.protocols import LanguageModel
 
 FOLLOWERS = "followers.safetensors"
 """The file beside a head that `successors` begin with."""
+
+_READS_STATES = ("fc.weight", "heads.0.blocks.0.weight", "0.0.linear.weight")
+"""Ends of the names of matrices whose inputs are all states that a head reads."""
 
 Tiers = Sequence[tuple[str, ModelSource]]
 
@@ -91,12 +94,14 @@ def _folder_of_head(source: ModelSource) -> Path | None:
 def head_demand(chosen: Chosen) -> Demand:
     """Estimate the memory of a head from the shapes of its tensors, with the states that the caches
     of its target keep."""
-    tensors = open_folder(chosen.folder).tensors
+    tensors = open_head(chosen.folder).tensors
     numbers = sum(tensor.num_elements for tensor in tensors.values())
     keys = sum(t.shape[0] for name, t in tensors.items() if name.endswith("k_proj.weight"))
-    fused = next((t for name, t in tensors.items() if name.endswith("fc.weight")), None)
-    states = fused.shape[1] if fused is not None and len(fused.shape) == 2 else 0
-    if not any(name.removeprefix(PREFIX) in ("norm.weight", "mtp.norm.weight") for name in tensors):
+    reading = next((name for name in tensors if name.endswith(_READS_STATES)), None)
+    shape = () if reading is None else tensors[reading].shape
+    states = shape[1] if len(shape) == 2 else 0
+    normed = any(n.removeprefix(PREFIX) in ("norm.weight", "mtp.norm.weight") for n in tensors)
+    if reading is not None and reading.endswith("fc.weight") and not normed:
         states //= 2  # heads without last norm fuse one state and an embedding of the same size
     return Demand(
         tier="head",

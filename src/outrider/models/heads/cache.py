@@ -39,6 +39,11 @@ class Following(CacheBook):
     first: int
     outputs: Float[Tensor, "rows width"]
 
+    @property
+    def longest(self) -> int | None:
+        """The largest number of tokens that a head drafts after the text; None: no limit."""
+        return None
+
     def follow(self, source: Cache, hints: HintSource) -> None:
         """Read the states of this cache of the target from now on."""
         self.source, self.hints, self.hinted = source, hints, 0

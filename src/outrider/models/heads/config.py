@@ -1,5 +1,6 @@
 """The shape of a draft head, and the names and shapes of its tensors."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,8 @@ class HeadKind(StrEnum):
         the target's output rows are applied (Li et al. 2024, arXiv 2401.15077).
     FSPAD: EAGLE1 with units that mix the token into the state before, and that correct the logits
         apart from the predicted state (Gui et al. 2024, arXiv 2408.15562).
+    MEDUSA: it reads no token: one small network for each of the next places reads the last state
+        (Cai et al. 2024, arXiv 2401.10774).
     """
 
     EAGLE3 = "eagle3"
@@ -39,18 +42,78 @@ class HeadKind(StrEnum):
     MTP = "mtp"
     EAGLE1 = "eagle1"
     FSPAD = "fspad"
+    MEDUSA = "medusa"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeadConfig:
-    """The shape of a head.
+class HeadShape:
+    """What the shapes of all heads state.
 
     Attributes:
         kind: how it reads tokens.
-        layer: its one layer; the vocabulary is that of the drafts.
-        states: numbers of the target's hidden states that are fused (`HiddenStates`), in order.
+        states: numbers of the target's hidden states that it reads (`HiddenStates`), in order.
         target_width: size of a hidden state of the target.
         target_vocab: number of tokens of the target.
+    """
+
+    kind: HeadKind
+    states: tuple[int, ...]
+    target_width: int
+    target_vocab: int
+
+    @property
+    def predicts_states(self) -> bool:
+        """Whether its outputs are predictions of the target's final state, without a norm."""
+        return self.kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Size of what a row hands to the next step."""
+
+    @property
+    @abstractmethod
+    def draft_vocab(self) -> int:
+        """Number of tokens that it can draft."""
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of each tensor that a head must hold."""
+
+    @abstractmethod
+    def optional(self) -> dict[str, tuple[int, ...]]:
+        """Return the tensors that a head may hold."""
+
+    def check(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Raise `CheckpointError` unless names and shapes are those of this head.
+
+        Args:
+            tensors: the tensors by name.
+            where: where they come from, for the message.
+        """
+        expected, optional = self.shapes(), self.optional()
+        for name, tensor in tensors.items():
+            shape = expected.get(name, optional.get(name))
+            if shape is None:
+                raise CheckpointError(f"the head {where} has an unexpected tensor {name}")
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(
+                    f"tensor {name} of the head {where} has shape {list(tensor.shape)}; its "
+                    f"configuration implies {list(shape)}"
+                )
+        missing = [name for name in expected if name not in tensors]
+        if missing:
+            raise CheckpointError(
+                f"the head {where} lacks tensor {missing[0]}", hint="Download its files again"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig(HeadShape):
+    """The shape of a head of one layer.
+
+    Attributes:
+        layer: its one layer; the vocabulary is that of the drafts.
         norm_states: whether each state is normed before it is fused.
         norm_fused: whether all states together are normed before they are fused.
         norm_before_residual: EAGLE-3: whether the residual stream starts with the normed input.
@@ -60,11 +123,7 @@ class HeadConfig:
         alignment: FSPAD: whether a matrix of low rank corrects the logits.
     """
 
-    kind: HeadKind
     layer: DecoderConfig
-    states: tuple[int, ...]
-    target_width: int
-    target_vocab: int
     norm_states: bool = False
     norm_fused: bool = False
     norm_before_residual: bool = False
@@ -72,11 +131,6 @@ class HeadConfig:
     fuse_bias: bool = False
     sampling: bool = False
     alignment: bool = False
-
-    @property
-    def predicts_states(self) -> bool:
-        """Whether its outputs are predictions of the target's final state, without a norm."""
-        return self.kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
 
     @property
     def width(self) -> int:
@@ -167,31 +221,12 @@ class HeadConfig:
         return {LAYER + name: shape for name, shape in shapes.items()}
 
     def check(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Raise `CheckpointError` unless names and shapes are those of this head.
-
-        Args:
-            tensors: the tensors by name.
-            where: where they come from, for the message.
-        """
-        expected, optional = self.shapes(), self.optional()
-        for name, tensor in tensors.items():
-            shape = expected.get(name, optional.get(name))
-            if shape is None:
-                raise CheckpointError(f"the head {where} has an unexpected tensor {name}")
-            if tuple(tensor.shape) != shape:
-                raise CheckpointError(
-                    f"tensor {name} of the head {where} has shape {list(tensor.shape)}; its "
-                    f"configuration implies {list(shape)}"
-                )
+        """Raise `CheckpointError` unless names, shapes and width are those of this head."""
+        HeadShape.check(self, tensors, where)
         same = self.kind is HeadKind.HINTED or self.predicts_states
         if same and self.width != self.target_width:
             raise CheckpointError(
                 f"the head {where} has width {self.width}, and its target, whose output rows are "
                 f"applied to what it predicts, {self.target_width}",
                 hint="Choose a head of the width of its target",
-            )
-        missing = [name for name in expected if name not in tensors]
-        if missing:
-            raise CheckpointError(
-                f"the head {where} lacks tensor {missing[0]}", hint="Download its files again"
             )

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from outrider.core.errors import StrategyError
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.heads.config import HeadConfig
+from outrider.models.heads.config import HeadConfig, HeadShape
+from outrider.models.heads.medusa.config import MedusaConfig
+from outrider.models.heads.medusa.model import MedusaModel
+from outrider.models.heads.medusa.module import MedusaModule
 from outrider.models.heads.model import HeadModel, keeping_for
 from outrider.models.heads.module import Embedding, HeadModule
 from outrider.models.heads.native import NOTHING_GROUPED, NativeHead
@@ -26,7 +29,7 @@ class HeadPair:
 
 
 def run_head(
-    config: HeadConfig,
+    config: HeadShape,
     tensors: Mapping[str, Tensor],
     target: LanguageModel,
     *,
@@ -38,7 +41,7 @@ def run_head(
 
     Args:
         config: shape of the head.
-        tensors: its tensors (`HeadConfig.shapes`).
+        tensors: its tensors (`HeadShape.shapes`).
         target: the model for which it drafts.
         name: its name in errors and reports.
         dtype: of the compiled head: `torch.int8` (in groups) or `torch.float32`.
@@ -56,6 +59,11 @@ def run_head(
         )
     keeping = keeping_for(config, target)
     assert keeping.hidden_states is not None  # `keeping` returns the same kind of model
+    if isinstance(config, MedusaConfig):
+        ids = [] if config.own_rows else tensors["ids"].numpy()
+        heads = MedusaModule(config, tensors, keeping.hidden_states.head_rows(ids))
+        return HeadPair(MedusaModel(heads, dict(tensors), keeping, name), keeping)
+    assert isinstance(config, HeadConfig)  # all other kinds have one layer
     own = tensors.get("lm_head.weight")
     rows = keeping.hidden_states.head_rows(tensors["ids"].numpy()) if own is None else own
     module = HeadModule(config, tensors, _embedding(keeping), rows)

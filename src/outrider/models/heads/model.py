@@ -15,11 +15,12 @@ from torch import Tensor
 from outrider.core.errors import StrategyError
 from outrider.core.types import IntArray, Prompt, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.kv_cache import CacheLayout
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.heads.cache import Following, HeadCache
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.hints import Hints, HintSource
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.attention import attend, reach
 from outrider.models.llama.base import cache_layout
 from outrider.models.llama.rope import RotaryTable, rotate
@@ -66,16 +67,19 @@ class HeadModel:
     layered = segmented = chain_decoder = hidden_states = selector = embed = None
 
     def __init__(
-        self, module: HeadModule, tensors: dict[str, Tensor], target: LanguageModel, name: str
+        self,
+        module: HeadNetwork[HeadShape],
+        tensors: dict[str, Tensor],
+        target: LanguageModel,
+        name: str,
     ) -> None:
         assert target.hidden_states is not None  # `keeping_for` has made it
         self.module, self.config, self.target = module.eval(), module.config, target
         self._states: HiddenStates = target.hidden_states
         self._ids = tensors["ids"].long()
         self._table = successors_of(self.config, tensors)
-        layer, info = self.config.layer, target.info
-        self._layout = cache_layout(layer, torch.float32, info.device)
-        self._rotary = RotaryTable(layer.rope, torch.float32, torch.device(info.device))
+        info = target.info
+        self._layout = self._layout_for(module, torch.device(info.device))
         self.info = ModelInfo(
             name=name,
             vocab_size=info.vocab_size,
@@ -88,6 +92,13 @@ class HeadModel:
             num_parameters=sum(p.numel() for p in module.parameters()),
             weight_bytes=4 * sum(p.numel() for p in module.parameters()),
         )
+
+    def _layout_for(self, module: HeadNetwork[HeadShape], device: torch.device) -> CacheLayout:
+        """Return the layout of its caches, and prepare what reads them."""
+        assert isinstance(module, HeadModule)  # other kinds have models of their own
+        layer = module.config.layer
+        self._rotary = RotaryTable(layer.rope, torch.float32, device)
+        return cache_layout(layer, torch.float32, device)
 
     # -- caches ---------------------------------------------------------------------------------
 
@@ -235,7 +246,7 @@ class HeadModel:
         self, cache: Following, feed: Feed, inputs: HeadInputs, keep: IntArray
     ) -> tuple[Tensor, Tensor]:
         """Read rows; return logits of the draft vocabulary and outputs of the rows `keep`."""
-        assert isinstance(cache, HeadCache)
+        assert isinstance(cache, HeadCache) and isinstance(self.module, HeadModule)
         module, tokens = self.module, torch.from_numpy(feed.tokens)
         cache.reserve(feed.start, feed.end)
         entered = (
@@ -256,12 +267,12 @@ class HeadModel:
             storage.keys[0][:, seen.first : feed.end],
             storage.values[0][:, seen.first : feed.end],
             seen.mask,
-            self.config.layer.attention_scale,
+            module.config.layer.attention_scale,
         )
         return module.answer(module.leave(stream, attended)[keep])
 
 
-def successors_of(config: HeadConfig, tensors: dict[str, Tensor]) -> np.ndarray:
+def successors_of(config: HeadShape, tensors: dict[str, Tensor]) -> np.ndarray:
     """Return the table of hints of a head; without a table, no token has a hint of other texts."""
     table = tensors.get("successors")
     if table is None:
@@ -269,7 +280,7 @@ def successors_of(config: HeadConfig, tensors: dict[str, Tensor]) -> np.ndarray:
     return np.ascontiguousarray(table.numpy(), dtype=np.int32)
 
 
-def keeping_for(config: HeadConfig, target: LanguageModel) -> LanguageModel:
+def keeping_for(config: HeadShape, target: LanguageModel) -> LanguageModel:
     """Return the target with caches that keep the states which a head reads.
 
     Raises:

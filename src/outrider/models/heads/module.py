@@ -6,21 +6,62 @@ no states yet, the output of the row before takes their place.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from outrider.models.heads.config import LAYER, MTP_NORMS, HeadConfig, HeadKind
+from outrider.models.heads.config import LAYER, MTP_NORMS, HeadConfig, HeadKind, HeadShape
 from outrider.models.llama.layers import ACTIVATION_FUNCTIONS
 
 Rows = Float[Tensor, "*rows width"]
 Embedding = Callable[[Int[Tensor, "*rows"]], Rows]
 
 
-class HeadModule(nn.Module):
-    """A head with its parameters.
+Shape = TypeVar("Shape", bound=HeadShape, covariant=True)
+
+
+class HeadNetwork(nn.Module, Generic[Shape]):
+    """The parameters of a head of any kind.
+
+    Args:
+        config: its shape.
+        tensors: its tensors (`HeadShape.shapes`); those of integers are ignored.
+        lm_head: `[draft, width]` rows of the target's head, for a head without its own.
+
+    Attributes:
+        lm_head: the rows that score drafts; training replaces them by those of other tokens.
+    """
+
+    config: Shape
+
+    def __init__(
+        self,
+        config: Shape,
+        tensors: Mapping[str, Tensor],
+        lm_head: Float[Tensor, "draft width"],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = nn.ParameterDict()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                self.parts[_key(name)] = nn.Parameter(tensor)
+        self.lm_head = tensors.get("lm_head.weight", lm_head)
+
+    def part(self, name: str) -> Tensor:
+        """Return a tensor by its name in the file."""
+        return self.parts[_key(name)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its parameters by their names in files."""
+        return {key.replace("/", "."): part.detach() for key, part in self.parts.items()}
+
+
+class HeadModule(HeadNetwork[HeadConfig]):
+    """A head of one layer.
 
     Attributes:
         config: its shape.
@@ -41,26 +82,16 @@ class HeadModule(nn.Module):
         embed: Embedding,
         lm_head: Float[Tensor, "draft width"],
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, tensors, lm_head)
         self.replaced: Mapping[str, Tensor] = {}
-        self.parts = nn.ParameterDict()
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point():
-                self.parts[_key(name)] = nn.Parameter(tensor)
         own = tensors.get("embed_tokens.weight")
         self._embed: Embedding = embed if own is None else lambda ids: F.embedding(ids, own)
-        self.lm_head = tensors.get("lm_head.weight", lm_head)
         self._activation = ACTIVATION_FUNCTIONS[config.layer.activation]
 
     def part(self, name: str) -> Tensor:
-        """Return a tensor by its name in the file."""
+        """Return a tensor by its name in the file, or what takes its place."""
         found = self.replaced.get(name)
-        return self.parts[_key(name)] if found is None else found
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return its parameters by their names in files."""
-        return {key.replace("/", "."): part.detach() for key, part in self.parts.items()}
+        return super().part(name) if found is None else found
 
     # -- steps of a row -------------------------------------------------------------------------
 

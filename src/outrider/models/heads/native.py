@@ -149,7 +149,7 @@ class NativeHead(HeadModel):
             return NO_IDS
         start, count = cache.length, len(cache.pending)
         feed = cache.feed(chain.segment, as_ids([-1]))
-        depth = min(chain.depth, self.config.layer.context_length - int(feed.positions[-1]))
+        depth = min(chain.depth, cache.context_length - int(feed.positions[-1]))
         inputs = self._inputs(cache, 0, count, count, 0)
         arrays = self._prepare(cache, feed, ahead=depth)
         rows = self._point(arrays, inputs)

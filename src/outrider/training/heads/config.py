@@ -7,8 +7,21 @@ from outrider.models.heads.config import HeadKind
 from outrider.training.heads.answers import AnswerSettings
 from outrider.training.heads.prompts import PromptFile
 
-TRAINED = (HeadKind.HINTED, HeadKind.EAGLE3, HeadKind.EAGLE1, HeadKind.FSPAD)
+TRAINED = (
+    HeadKind.HINTED,
+    HeadKind.EAGLE3,
+    HeadKind.EAGLE1,
+    HeadKind.FSPAD,
+    HeadKind.MEDUSA,
+)
 """Kinds of heads that can be trained."""
+MOST_HEADS = 8
+"""The paper trains three to five."""
+_STORED = {
+    HeadKind.EAGLE3: "EAGLE-3 heads are written in float32",
+    HeadKind.MEDUSA: "Medusa heads are written with 8 bits",
+}
+"""Kinds whose files have no choice of bits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +94,7 @@ class HeadRecipe:
         kind: the kind of the head.
         sampling: for kind fspad: whether the token is mixed into the state in a wider space first.
         alignment: for kind fspad: whether logits may leave the predicted state.
+        heads: number of Medusa heads, which are trained together in both parts of the training.
         states: numbers of the target's hidden states that are recorded; the last one is the final
             state, which a head of EAGLE-3 does not fuse, and heads of EAGLE-1 and FSPAD read alone.
             Empty: after layer 2, in the middle, three
@@ -102,6 +116,7 @@ class HeadRecipe:
     kind: str = "hinted"
     sampling: bool = True
     alignment: bool = True
+    heads: int = 4
     states: tuple[int, ...] = ()
     draft_vocab: int = 4096
     train_vocab: int = 2048
@@ -115,9 +130,9 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.kind not in TRAINED:
             raise OptionError(f"kind is {self.kind!r}", hint=f"Give one of {', '.join(TRAINED)}")
-        if self.kind == HeadKind.EAGLE3 and self.training.bits != 8:
+        if (stored := _STORED.get(HeadKind(self.kind))) and self.training.bits != 8:
             raise OptionError(
-                f"training.bits is {self.training.bits}, and EAGLE-3 heads are written in float32",
+                f"training.bits is {self.training.bits}, and {stored}",
                 hint="Leave out training.bits",
             )
         if self.kind == HeadKind.FSPAD and not (self.sampling or self.alignment):
@@ -125,6 +140,8 @@ class HeadRecipe:
                 "a head of FSPAD has neither sampling nor alignment",
                 hint='Switch one of them on, or give kind = "eagle1", which is the same head',
             )
+        if not 1 <= self.heads <= MOST_HEADS:
+            raise OptionError(f"heads is {self.heads}", hint=f"Give 1 to {MOST_HEADS} heads")
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
                 f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",

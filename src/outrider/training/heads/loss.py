@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.models.heads.config import HeadKind
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadKind, HeadShape
+from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.data import RecordedTexts, TextPlace
 from outrider.training.heads.start import Teacher
@@ -25,7 +25,7 @@ _NOISE_LENGTH = 512
 
 
 def chain_loss(
-    head: HeadModule,
+    head: HeadNetwork[HeadShape],
     rotary: RotaryTable,
     texts: Texts,
     teacher: Teacher,
@@ -78,7 +78,7 @@ def with_noise(texts: Texts, noise: float, seed: int) -> Texts:
 
 @torch.inference_mode()
 def acceptance(
-    head: HeadModule,
+    head: HeadNetwork[HeadShape],
     rotary: RotaryTable,
     texts: RecordedTexts,
     places: Sequence[TextPlace],
@@ -127,7 +127,7 @@ class Counted:
 
 @torch.inference_mode()
 def counted(
-    head: HeadModule, rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
+    head: HeadNetwork[HeadShape], rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
 ) -> Counted:
     """Count what drafts of the best token achieve on one recorded text.
 
@@ -146,7 +146,7 @@ def counted(
 
 
 def _runs(
-    head: HeadModule, rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
+    head: HeadNetwork[HeadShape], rotary: RotaryTable, batch: Texts, lm_head: Tensor, ids: Tensor
 ) -> NDArray[np.bool_]:
     """Return `[starts, steps]`: whether the best token of each step is right, for one text."""
     steps = batch.hints.shape[-1]
@@ -166,7 +166,7 @@ def _runs(
     return runs
 
 
-def _others(head: HeadModule, batch: Texts, ids: Tensor) -> Tensor:
+def _others(head: HeadNetwork[HeadShape], batch: Texts, ids: Tensor) -> Tensor:
     """Return the hints that are not among `ids`, if the head drafts hints."""
     if head.config.kind is not HeadKind.HINTED:
         return ids[:0]

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
-from outrider.models.heads.config import HeadConfig, HeadKind
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
+from outrider.models.heads.medusa.config import MedusaConfig
+from outrider.models.heads.medusa.module import MedusaModule
+from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.training.core.loop import StopSignal, TrainingStopped
@@ -24,6 +26,14 @@ from outrider.training.core.state import load_checkpoint, save_checkpoint
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
 from outrider.training.heads.loss import acceptance, chain_loss, with_noise
+from outrider.training.heads.medusa import (
+    fit_mixes,
+    fresh_medusa,
+    further_medusa,
+    medusa_loss,
+    rank_accuracies,
+    soften_mixes,
+)
 from outrider.training.heads.rounding import Rounding
 from outrider.training.heads.start import (
     Teacher,
@@ -72,8 +82,8 @@ class HeadTrainer:
     folder: Path
     report: Report
     stop: StopSignal | None = None
-    config: HeadConfig = field(init=False)
-    head: HeadModule = field(init=False)
+    config: HeadConfig | MedusaConfig = field(init=False)
+    head: HeadModule | MedusaModule = field(init=False)
     ids: IntArray = field(init=False)
     held_out: Sequence[TextPlace] = field(init=False)
     training: Sequence[TextPlace] = field(init=False)
@@ -94,43 +104,66 @@ class HeadTrainer:
                 hint="Record more answers, or lower training.held_out",
             )
         self.training = left[: max(1, round(len(left) * options.share))]
-        kind, states = HeadKind(recipe.kind), recipe.numbers(self.teacher.config.num_layers)
+        self._rows = self.teacher.lm_head
+        tensors = self._build()
+        self._integers = {n: t for n, t in tensors.items() if not t.is_floating_point()}
+        self._frequent = self.texts.frequent(recipe.train_vocab)
+        cpu = torch.device("cpu")
+        own = self.config.layer if isinstance(self.config, HeadConfig) else self.teacher.config
+        self._rotary = RotaryTable(own.rope, torch.float32, cpu)
+
+    def _build(self) -> dict[str, Tensor]:
+        """Make the head before training; return its tensors."""
+        recipe, teacher = self.recipe, self.teacher
+        config, tensors = self._first()
+        self.ids = tensors["ids"].numpy().astype(np.int64)
+        rows, embed = self._rows[torch.from_numpy(self.ids)], teacher.embed
+        if isinstance(config, MedusaConfig):
+            self.config, self.head = config, MedusaModule(config, tensors, rows)
+            return tensors
+        assert isinstance(config, HeadConfig)  # all other kinds have one layer
+        self.config = config
+        self.head = HeadModule(config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        if recipe.training.bits == 4:
+            self._rows = quantize_int4(self._rows).dequantize()
+            self._rounding = Rounding(self.head)
+        return tensors
+
+    def _first(self) -> tuple[HeadShape, dict[str, Tensor]]:
+        """Return the configuration and the tensors with which training begins."""
+        recipe, options, teacher = self.recipe, self.recipe.training, self.teacher
+        kind, states = HeadKind(recipe.kind), recipe.numbers(teacher.config.num_layers)
         if kind is HeadKind.EAGLE3:
             states = states[:-1]  # the final state is a label; heads of this format do not read it
         elif kind is not HeadKind.HINTED:
             states = states[-1:]
         if options.start:
-            self.config, tensors = trained_head(Path(options.start), kind, states, self.teacher)
+            config, tensors = trained_head(Path(options.start), kind, states, teacher)
             self.texts.hint_with(tensors.get("successors"))
-        else:
-            self.config, tensors = fresh_head(
-                self.teacher,
-                kind,
-                states,
-                self.texts.frequent(recipe.draft_vocab),
-                self.texts.table,
-                random=options.random,
-                sampling=recipe.sampling and kind is HeadKind.FSPAD,
-                alignment=recipe.alignment and kind is HeadKind.FSPAD,
-            )
-        self.ids = tensors["ids"].numpy().astype(np.int64)
-        embed = self.teacher.embed
-        self._rows = self.teacher.lm_head
-        rows = self._rows[torch.from_numpy(self.ids)]
-        self.head = HeadModule(self.config, tensors, lambda ids: F.embedding(ids, embed), rows)
-        if options.bits == 4:
-            self._rows = quantize_int4(self._rows).dequantize()
-            self._rounding = Rounding(self.head)
-        self._integers = {n: t for n, t in tensors.items() if not t.is_floating_point()}
-        self._frequent = self.texts.frequent(recipe.train_vocab)
-        cpu = torch.device("cpu")
-        self._rotary = RotaryTable(self.config.layer.rope, torch.float32, cpu)
+            return further_medusa(config, tensors, recipe.heads)
+        ids = self.texts.frequent(recipe.draft_vocab)
+        if kind is HeadKind.MEDUSA:
+            return fresh_medusa(teacher, states[-1], ids, recipe.heads)
+        return fresh_head(
+            teacher,
+            kind,
+            states,
+            ids,
+            self.texts.table,
+            random=options.random,
+            sampling=recipe.sampling and kind is HeadKind.FSPAD,
+            alignment=recipe.alignment and kind is HeadKind.FSPAD,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the head, as files hold them."""
         found = self.head.tensors() | self._integers
         if self.config.kind is HeadKind.EAGLE3:  # other engines need its rows
             found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
+        if isinstance(self.head, MedusaModule):
+            ids = torch.from_numpy(self.ids)
+            self.head.lm_head = self._rows[ids]
+            found["accuracies"] = rank_accuracies(self.head, self.texts, self.held_out, ids)
         return found
 
     def run(self) -> None:
@@ -180,17 +213,32 @@ class HeadTrainer:
     def _start(self) -> None:
         if not self.recipe.training.ridge or self.config.kind is HeadKind.EAGLE3:
             return
+        count, tokens = self._fitted()
+        places, fitted = self.training[:count], f"start: matrices fitted on {tokens:,} tokens"
+        if isinstance(self.head, MedusaModule):
+            fit_mixes(self.head, self.texts, places)
+            factors = self._soften_medusa(self.head, self.training[:_SOFTENED])
+            self.report(f"{fitted}, logits times {' '.join(f'{one:g}' for one in factors)}")
+        elif self.config.predicts_states:
+            fit_states(self.head, self.texts, places)
+            self.report(fitted)
+        else:
+            fit_ridge(self.head, self.texts, places)
+            self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
+
+    def _soften_medusa(self, head: MedusaModule, places: Sequence[TextPlace]) -> list[float]:
+        """Do for each Medusa head what `_soften` does for others."""
+        ids = self._vocabulary(places)
+        head.lm_head = self._rows[ids]
+        return soften_mixes(head, self.texts.batch(places), ids)
+
+    def _fitted(self) -> tuple[int, int]:
+        """Return the number of texts on which matrices are fitted, and that of their tokens."""
         count, tokens = 0, 0
         while count < len(self.training) and tokens < _RIDGE_TOKENS:
             tokens += self.training[count].starts
             count += 1
-        fitted = f"start: matrices fitted on {tokens:,} tokens"
-        if self.config.predicts_states:
-            fit_states(self.head, self.texts, self.training[:count])
-            self.report(fitted)
-            return
-        fit_ridge(self.head, self.texts, self.training[:count])
-        self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
+        return count, tokens
 
     @torch.no_grad()
     def _soften(self, places: Sequence[TextPlace]) -> float:
@@ -247,16 +295,22 @@ class HeadTrainer:
         self.head.lm_head = self._rows[ids]
         if self._rounding is not None:
             self._rounding.use(self.head, number)
-        batch = read = self.texts.batch(places)
-        if self.config.predicts_states and self.recipe.training.noise:
-            seed = (self.recipe.seed << 32) + number  # a resumed run draws the same noise
-            read = with_noise(batch, self.recipe.training.noise, seed)
-        loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps, read)
+        loss = self._loss(places, ids, steps, number)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
+
+    def _loss(self, places: Sequence[TextPlace], ids: Tensor, steps: int, number: int) -> Tensor:
+        """Return the loss of a batch."""
+        batch = read = self.texts.batch(places)
+        if isinstance(self.head, MedusaModule):
+            return medusa_loss(self.head, batch, ids)
+        if self.config.predicts_states and self.recipe.training.noise:
+            seed = (self.recipe.seed << 32) + number  # a resumed run draws the same noise
+            read = with_noise(batch, self.recipe.training.noise, seed)
+        return chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps, read)
 
     def _vocabulary(self, places: Sequence[TextPlace]) -> Tensor:
         """Return the most frequent tokens and those of the texts of a batch."""
@@ -299,7 +353,7 @@ class _Clock:
         return self._before + time.monotonic() - self._begun
 
 
-def _optimizer(head: HeadModule, options: HeadTraining) -> torch.optim.Optimizer:
+def _optimizer(head: HeadNetwork[HeadShape], options: HeadTraining) -> torch.optim.Optimizer:
     entries = [part for name, part in head.parts.items() if name in _ENTRIES]
     others = [part for name, part in head.parts.items() if name not in _ENTRIES]
     groups = [

@@ -18,7 +18,7 @@ from torch import Tensor
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
-from outrider.models.heads.config import LAYER, LEVELS, HeadConfig, HeadKind
+from outrider.models.heads.config import LAYER, LEVELS, HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.module import HeadModule
@@ -77,7 +77,7 @@ class Teacher:
                 f"heads cannot be trained for {checkpoint.path}",
                 hint="Use a Llama-shaped model with dense layers and its own output head",
             )
-        layer_settings(_layer_of(config, 1), config.vocab_size, checkpoint.config)
+        layer_settings(layer_of(config, 1), config.vocab_size, checkpoint.config)
         layer = {LAYER + name.removeprefix(prefix): found[name] for name in names}
         return cls(config, embed, found.get(HEAD, embed), found[NORM], layer)
 
@@ -113,7 +113,7 @@ def fresh_head(
     predicts = kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
     config = HeadConfig(
         kind=kind,
-        layer=_layer_of(whole, len(ids)),
+        layer=layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
@@ -139,7 +139,7 @@ def fresh_head(
 
 def trained_head(
     folder: Path, kind: HeadKind, states: Sequence[int], teacher: Teacher
-) -> tuple[HeadConfig, dict[str, Tensor]]:
+) -> tuple[HeadShape, dict[str, Tensor]]:
     """Return the configuration and the tensors of a head that is trained further.
 
     Args:
@@ -174,7 +174,7 @@ def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
         tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
 
 
-def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
+def layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     """Return the shape of the last layer of a decoder, as the layer of a head."""
     return replace(
         whole,
@@ -215,7 +215,7 @@ def fit_ridge(head: HeadModule, texts: RecordedTexts, places: Sequence[TextPlace
     hint leave.
     """
     width = head.config.width
-    final, wide = _Normal(3 * width, width), _Normal(len(head.config.states) * width, width)
+    final, wide = Normal(3 * width, width), Normal(len(head.config.states) * width, width)
     gain = head.part("norm.weight")
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for place in places:
@@ -247,7 +247,7 @@ def fit_states(head: HeadModule, texts: RecordedTexts, places: Sequence[TextPlac
     For heads that predict states (`HeadConfig.predicts_states`).
     """
     width = head.config.width
-    normal = _Normal(2 * width + 1, width)
+    normal = Normal(2 * width + 1, width)
     for place in places:
         batch, first = texts.batch([place]), place.prompt - 1
         states = batch.states[0, first:, -1]
@@ -265,7 +265,7 @@ def _entries(head: HeadModule, tokens: Tensor, hints: Tensor, levels: Tensor) ->
     return torch.cat((token, hint * (levels > 0)[:, None]), dim=1)
 
 
-class _Normal:
+class Normal:
     """The normal equations of a linear fit; rows are added in large parts, which is faster."""
 
     def __init__(self, inputs: int, outputs: int) -> None:

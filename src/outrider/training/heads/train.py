@@ -205,7 +205,8 @@ def train_head(
         run.check_same()
         run.record(states)
         hinted = recipe.training.hints and recipe.kind == HeadKind.HINTED
-        texts = RecordedTexts(run.texts, teacher.config.vocab_size, _STEPS, hints=hinted)
+        steps = recipe.heads if recipe.kind == HeadKind.MEDUSA else _STEPS
+        texts = RecordedTexts(run.texts, teacher.config.vocab_size, steps, hints=hinted)
         trainer = HeadTrainer(recipe, teacher, texts, folder, report, stop)
         trainer.run()
         run.write(trainer, None)

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.config import HeadShape
+from outrider.models.heads.medusa.module import MedusaModule
+from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.rope import RotaryTable, rotate
 
 
@@ -67,15 +69,21 @@ class Texts:
         return self.tokens.gather(1, self.at(step + 1))
 
 
-def unroll(head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int) -> Iterator[Step]:
+def unroll(
+    head: HeadNetwork[HeadShape], rotary: RotaryTable, texts: Texts, steps: int
+) -> Iterator[Step]:
     """Yield what the chains draft in each step.
 
     Args:
         head: the head.
         rotary: its rotary embedding.
         texts: the texts.
-        steps: number of steps.
+        steps: number of steps; Medusa has one for each head at most.
     """
+    if isinstance(head, MedusaModule):
+        yield from medusa_steps(head, texts, steps)
+        return
+    assert isinstance(head, HeadModule)  # all other kinds have one layer
     length = texts.tokens.shape[1]
     places = torch.arange(length, device=texts.tokens.device)
     final, count = head.config.predicts_states, len(head.config.states)
@@ -107,6 +115,15 @@ def unroll(head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int) -> I
         logits, outputs = head.answer(head.leave(stream, attended))
         valid = texts.valid(step)
         yield Step(logits[valid], outputs[valid], valid)
+
+
+def medusa_steps(head: MedusaModule, texts: Texts, steps: int) -> Iterator[Step]:
+    """Yield what `unroll` yields: every step reads the state at which the chain starts."""
+    states = _taken(texts.states[:, :, -1], texts.rows)
+    for step in range(min(steps, head.config.heads)):
+        valid = texts.valid(step)
+        read = states[valid]
+        yield Step(head.logits(read, step), read, valid)
 
 
 def _turned(

@@ -33,8 +33,12 @@ _PLAUSIBLE = 1 << 16
 _CONVERT = "Convert it to safetensors, such as with save_pretrained of transformers"
 
 
-def open_folder(folder: Path) -> Checkpoint:
+def open_folder(folder: Path, single: str = SINGLE) -> Checkpoint:
     """Read the folder at `folder` without its weights.
+
+    Args:
+        folder: the folder.
+        single: name of the file of weights, if there are no shards.
 
     Raises:
         CheckpointError: the folder, config.json or safetensors files are missing, or a file is
@@ -44,7 +48,7 @@ def open_folder(folder: Path) -> Checkpoint:
     config = read_object(folder / "config.json")
     check_config(str(folder / "config.json"), config)
     generation = _read_generation(folder / "generation_config.json")
-    stored = _read_tensors(folder)
+    stored = _read_tensors(folder, single)
     tensors = with_matrices(folder, config, stored)
     if "vision_config" not in config:
         tensors = with_experts(config, with_model_prefix(tensors))
@@ -120,9 +124,9 @@ def _check_sizes(
                 )
 
 
-def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    if is_there(folder / SINGLE):
-        return read_header(folder / SINGLE)
+def _read_tensors(folder: Path, single: str) -> dict[str, TensorInfo]:
+    if is_there(folder / single):
+        return read_header(folder / single)
     if is_there(folder / INDEX):
         return _read_shards(folder)
     for file in sorted(folder.iterdir()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from outrider.core.values import JsonValue
-from outrider.models.heads.config import HeadConfig
+from outrider.models.heads.config import HeadShape
 from outrider.models.quantization.grouped import Grouped
 
 
@@ -35,7 +35,7 @@ class HeadFile:
 
     Attributes:
         config: its shape.
-        tensors: the tensors of `HeadConfig.shapes`, and those of `HeadConfig.optional` that the
+        tensors: the tensors of `HeadShape.shapes`, and those of `HeadShape.optional` that the
             files hold: float32, `ids` and `successors` int32.
         verifier: its target.
         format: the format in one word, for reports.
@@ -43,7 +43,7 @@ class HeadFile:
         trained: how it was trained, if the files say so.
     """
 
-    config: HeadConfig
+    config: HeadShape
     tensors: dict[str, Tensor]
     verifier: Verifier
     format: str

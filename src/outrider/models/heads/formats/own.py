@@ -1,5 +1,5 @@
-"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`; fields have the names of
-speculators.
+"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`, and the tensors of our Medusa
+heads; fields have the names of speculators.
 
 Matrices may be stored as int8 in groups of 32 inputs: `NAME` holds the integers, `NAME_scale` one
 float16 factor for each group (`[outputs, groups]`), as in compressed-tensors. In heads of 4 bits
@@ -17,7 +17,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.fields import check_fields
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
 from outrider.models.heads.formats.layers import read_layer
 from outrider.models.heads.formats.recognising import HeadFormat
@@ -78,7 +78,7 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
         **{name: bool(config.get(name)) for name in PREDICTOR_FLAGS},
     )
     sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
-    tensors, grouped = _tensors(checkpoint, head, where)
+    tensors, grouped = own_tensors(checkpoint, head, where)
     return HeadFile(
         config=head,
         tensors=tensors,
@@ -89,10 +89,14 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
     )
 
 
-def _tensors(
-    checkpoint: Checkpoint, head: HeadConfig, where: str
+def own_tensors(
+    checkpoint: Checkpoint, head: HeadShape, where: str
 ) -> tuple[dict[str, Tensor], dict[str, Grouped]]:
-    """Return all tensors, and the matrices that are stored as small integers."""
+    """Return all tensors, and the matrices that are stored as small integers.
+
+    Raises:
+        CheckpointError: tensors that are missing, damaged, or of a wrong shape.
+    """
     names = {name: name for name in checkpoint.tensors}
     stored = StoredHead(checkpoint=checkpoint, names=names, where=where)
     packed = {name for name in names if f"{name}{SCALE}" in names}

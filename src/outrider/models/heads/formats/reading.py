@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE, open_folder
 from outrider.models.heads.formats.eagle1 import read_eagle1
 from outrider.models.heads.formats.eagle3 import read_original, read_speculators
 from outrider.models.heads.formats.head_file import HeadFile
+from outrider.models.heads.formats.medusa import WEIGHTS, read_medusa, read_own_medusa
 from outrider.models.heads.formats.mtp import read_mtp
 from outrider.models.heads.formats.own import read_own
 from outrider.models.heads.formats.recognising import HeadFormat, by_config, by_names
@@ -20,8 +22,8 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
 
     Args:
         folder: config.json and safetensors files.
-        layers: number of layers of the target. Original heads of EAGLE do not name the states that
-            they read; which ones these are depends on it.
+        layers: number of layers of the target. Original heads of EAGLE and published Medusa heads
+            do not name the states that they read, which depend on it.
 
     Raises:
         UnsupportedCheckpointError: a format, or a feature, that is not supported.
@@ -33,7 +35,7 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
         file = place / "config.json"
         known = by_config(read_object(file), str(file))
         _refuse_pickles(place)
-    checkpoint = open_folder(place)
+    checkpoint = open_head(place)
     match known or by_names(checkpoint.tensors, str(place)):
         case HeadFormat.SPECULATORS:
             return read_speculators(checkpoint, layers)
@@ -45,11 +47,25 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
             return read_own(checkpoint, own)
         case HeadFormat.MTP:
             return read_mtp(checkpoint)
+        case HeadFormat.MEDUSA:
+            return read_medusa(checkpoint, layers)
+        case HeadFormat.OWN_MEDUSA:
+            return read_own_medusa(checkpoint)
+
+
+def open_head(folder: Path) -> Checkpoint:
+    """Open the files of a head without its weights.
+
+    Raises:
+        CheckpointError: files that are missing or damaged.
+    """
+    published = not is_there(folder / SINGLE) and is_there(folder / WEIGHTS)
+    return open_folder(folder, WEIGHTS if published else SINGLE)
 
 
 def _refuse_pickles(folder: Path) -> None:
     """Refuse folders whose only weights are pickles, by file name; nothing is opened."""
-    if is_there(folder / SINGLE) or is_there(folder / INDEX):
+    if any(is_there(folder / name) for name in (SINGLE, INDEX, WEIGHTS)):
         return
     for pattern in _PICKLES:
         for file in sorted(folder.glob(pattern)):

@@ -23,6 +23,8 @@ class HeadFormat(StrEnum):
     FSPAD = "fspad"
     ORIGINAL_EAGLE1 = "original eagle1"
     MTP = "mtp"
+    MEDUSA = "medusa"
+    OWN_MEDUSA = "own medusa"
 
 
 _TYPES = {
@@ -30,6 +32,7 @@ _TYPES = {
     "hinted": HeadFormat.HINTED,
     "eagle1": HeadFormat.EAGLE1,
     "fspad": HeadFormat.FSPAD,
+    "medusa": HeadFormat.OWN_MEDUSA,
 }
 """`speculators_model_type` -> format."""
 
@@ -47,7 +50,7 @@ _REFUSED_TYPES = {
 """`speculators_model_type` -> what is missing."""
 
 _REFUSED_MODELS = {
-    "medusa": "a Medusa head has one network for each position, which is missing",
+    "medusa": "the names of vLLM for Medusa heads are not read",
     "mlp_speculator": _REFUSED_TYPES["mlp"],
     "eagle": _REFUSED_TYPES["eagle"],
     "gemma4_assistant": "a Gemma 4 assistant reads keys and values of its target, which is missing",
@@ -78,7 +81,7 @@ def by_config(config: Mapping[str, JsonValue], where: str) -> HeadFormat | None:
     if "dflash_config" in config:
         raise _refused("DFlash", where, _REFUSED_TYPES["dflash"])
     if "medusa_num_heads" in config:
-        raise _refused("Medusa", where, _REFUSED_MODELS["medusa"])
+        return HeadFormat.MEDUSA
     if model in _REFUSED_MODELS:
         raise _refused(f"model_type {model}", where, _REFUSED_MODELS[model])
     return None
@@ -98,7 +101,7 @@ def by_names(names: Collection[str], where: str) -> HeadFormat:
     if is_original_eagle1(plain):
         return HeadFormat.ORIGINAL_EAGLE1
     if any(name.startswith(("medusa_head.", "0.0.linear.")) for name in plain):
-        raise _refused("Medusa", where, _REFUSED_MODELS["medusa"])
+        return HeadFormat.MEDUSA
     if any(name.startswith("speculator.") for name in plain):
         raise _refused("MLP speculator", where, _REFUSED_TYPES["mlp"])
     raise UnsupportedCheckpointError(

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
-from outrider.models.heads.config import HeadConfig
+from outrider.models.heads.config import HeadShape
 
 _WHOLE = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "BOOL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHead:
-    """Tensors by the names of `HeadConfig.shapes`.
+    """Tensors by the names of `HeadShape.shapes`.
 
     Attributes:
         checkpoint: the opened files.
@@ -67,7 +67,7 @@ class StoredHead:
         """Load these tensors as float32, whatever they are stored as."""
         return self._load(names, torch.float32)
 
-    def check(self, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, config: HeadShape, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Check names and shapes of what will be loaded, before it takes memory.
 
         Raises:

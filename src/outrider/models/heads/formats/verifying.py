@@ -48,6 +48,9 @@ def check_verifier(
             f"norm (state {states.num_layers}), which {name} does not return",
             hint="Choose a head that reads states of earlier layers",
         )
+    if config.kind is HeadKind.MEDUSA and config.states != (states.num_layers,):
+        last = f"{states.num_layers} as its last state"
+        raise _wrong(file, f"reads state {config.states[0]}", last, name)
     ours = tuple(checkpoint.config.get("architectures") or ()) if checkpoint is not None else ()
     theirs = file.verifier.architectures
     if ours and theirs and set(ours).isdisjoint(theirs):

@@ -14,9 +14,10 @@ from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import layer_settings
+from outrider.models.heads.formats.medusa import medusa_settings
 from outrider.models.heads.formats.own import EIGHT_BITS, FOUR_BITS, packed_tensors
 from outrider.models.heads.formats.settings import (
     EXTRAS,
@@ -25,6 +26,7 @@ from outrider.models.heads.formats.settings import (
     speculators_config,
 )
 from outrider.models.heads.formats.vocabulary import check_distinct, check_ids, to_offsets
+from outrider.models.heads.medusa.config import MedusaConfig
 
 _ARCHITECTURES = {
     HeadKind.HINTED: "OutriderHintedSpeculator",
@@ -36,7 +38,7 @@ _ARCHITECTURES = {
 
 def write_head(
     folder: str | Path,
-    config: HeadConfig,
+    config: HeadConfig | MedusaConfig,
     tensors: Mapping[str, Tensor],
     verifier: Verifier,
     *,
@@ -52,7 +54,8 @@ def write_head(
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes` and `HeadConfig.optional`).
         verifier: its target; its sizes follow from `config`.
-        bits: 8 or 4 of the matrices, in our own format only; None writes float32.
+        bits: 8 or 4 of the matrices, in our own format only; Medusa heads have 8. None writes
+            float32.
         card: the text of README.md.
         trained: how it was trained, as JSON.
         rotary: the target's config.json, for heads with scaled rotary embeddings.
@@ -66,15 +69,23 @@ def write_head(
     if bits not in (None, FOUR_BITS, EIGHT_BITS):
         raise OptionError(f"bits is {bits}", hint="Give 8, 4 or None")
     _check(config, tensors)
-    if config.kind not in _ARCHITECTURES:
+    if not isinstance(config, MedusaConfig) and config.kind not in _ARCHITECTURES:
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
-    if config.kind is HeadKind.EAGLE3:
+    if isinstance(config, MedusaConfig):
+        if bits == FOUR_BITS:
+            raise OptionError(
+                "Medusa heads are not written with 4 bits: their training does not round them",
+                hint="Give 8 or None",
+            )
+        settings = medusa_settings(config, verifier, trained)
+    else:
+        settings = _settings(config, verifier, rotary, trained)
+    if isinstance(config, HeadConfig) and config.kind is HeadKind.EAGLE3:
         stored = _eagle3_tensors(config, tensors, bits=bits)
     else:
         stored = _plain(tensors) if bits is None else packed_tensors(_plain(tensors), bits)
-    settings = _settings(config, verifier, rotary, trained)
     text = json.dumps(settings, indent=2) + "\n"
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -83,7 +94,7 @@ def write_head(
     _write(place / "config.json", lambda partial: _save_text(text, partial))
 
 
-def _check(config: HeadConfig, tensors: Mapping[str, Tensor]) -> None:
+def _check(config: HeadShape, tensors: Mapping[str, Tensor]) -> None:
     where = "to be written"
     config.check(tensors, where)
     for name, tensor in tensors.items():

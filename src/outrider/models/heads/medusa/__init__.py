@@ -1,0 +1,1 @@
+"""Medusa heads: a small network for each of the next places."""
