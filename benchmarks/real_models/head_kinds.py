@@ -45,7 +45,7 @@ _SHOWN = 4
 
 def main() -> None:
     """Train the heads that are not trained yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", type=Path, help="a TOML file of `outrider train head`")
     parser.add_argument("--texts", type=Path, required=True, help="folder of recorded answers")
     parser.add_argument("--heads", nargs="+", required=True)

@@ -103,7 +103,8 @@ def test_budgets_and_tails_cut_the_tree(rig: Rig) -> None:
 def test_with_noise_the_ranks_are_those_of_the_targets_choices(rig: Rig) -> None:
     """The first token is what the sampler would choose from the head's own row."""
     drafter = medusa_of(rig.head, chain=True)  # pyright: ignore[reportArgumentType]
-    for options in ({}, {"top_p": 0.6}, {"frequency_penalty": 1.5}):
+    changes: list[dict[str, Any]] = [{}, {"top_p": 0.6}, {"frequency_penalty": 1.5}]
+    for options in changes:
         found = drafted(rig, drafter, temperature=1.5, seed=4, **options)
         sampler = Sampler(SamplingParams(temperature=1.5, seed=4, **options), prompt_ids=TEXT)
         rows = rig.rows(rig.follows(TEXT), (0,) * (HEADS - 1))

@@ -374,6 +374,33 @@ def test_a_trained_head_is_trained_further(source: Path, recorded: Path, tmp_pat
     assert "training.start is a head of kind hinted with states [1, 2, 4]" in line(error)
 
 
+@pytest.mark.method("medusa")
+def test_trained_medusa_heads_are_trained_further(
+    source: Path, recorded: Path, tmp_path: Path
+) -> None:
+    """Their accuracies are measured again and are no weights; the number of heads is kept."""
+    first, folder = (
+        trainer(source, recorded, tmp_path / "first", recipe("medusa")),
+        tmp_path / "head",
+    )
+    for part in first.head.parts.values():
+        part.data += 0.01
+    write_head(folder, first.config, first.tensors(), Verifier(), bits=None, card="")
+    again = recipe("medusa", start=str(folder), single=1.0, unrolled=0.0)
+    more = trainer(source, recorded, tmp_path / "more", replace(again, draft_vocab=12))
+    assert set(more.head.tensors()) == set(first.head.tensors())
+    assert all(torch.equal(t, first.tensors()[name]) for name, t in more.tensors().items())
+    before = loss_of(more)
+    more.run()
+    assert loss_of(more) < before
+    with pytest.raises(OptionError) as error:
+        trainer(source, recorded, tmp_path / "other", replace(again, heads=3))
+    assert "training.start holds 4 Medusa heads with shared output rows" in line(error)
+    with pytest.raises(OptionError) as error:
+        trainer(source, recorded, tmp_path / "other", recipe("eagle1", start=str(folder)))
+    assert "training.start is a head of kind medusa" in line(error)
+
+
 # -- refusals -------------------------------------------------------------------------------------
 
 
@@ -403,7 +430,8 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     with pytest.raises(OptionError) as error:
         replace(recipe("eagle3"), states=(4,))
     assert "states are 4 only" in line(error)
-    for wrong in ({"share": 0.0}, {"share": 1.5}, {"steps": 0}, {"texts": 0}):
+    faulty: list[dict[str, Any]] = [{"share": 0.0}, {"share": 1.5}, {"steps": 0}, {"texts": 0}]
+    for wrong in faulty:
         with pytest.raises(OptionError) as error:
             recipe(**wrong)
         assert "Give at least one step and one text" in line(error)

@@ -33,6 +33,7 @@ class HeadNetwork(nn.Module, Generic[Shape]):
 
     Attributes:
         lm_head: the rows that score drafts; training replaces them by those of other tokens.
+        replaced: tensors that take the place of parameters, such as rounded ones.
     """
 
     config: Shape
@@ -45,6 +46,7 @@ class HeadNetwork(nn.Module, Generic[Shape]):
     ) -> None:
         super().__init__()
         self.config = config
+        self.replaced: Mapping[str, Tensor] = {}
         self.parts = nn.ParameterDict()
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
@@ -52,8 +54,9 @@ class HeadNetwork(nn.Module, Generic[Shape]):
         self.lm_head = tensors.get("lm_head.weight", lm_head)
 
     def part(self, name: str) -> Tensor:
-        """Return a tensor by its name in the file."""
-        return self.parts[_key(name)]
+        """Return a tensor by its name in the file, or what takes its place."""
+        found = self.replaced.get(name)
+        return self.parts[_key(name)] if found is None else found
 
     def tensors(self) -> dict[str, Tensor]:
         """Return its parameters by their names in files."""
@@ -66,7 +69,6 @@ class HeadModule(HeadNetwork[HeadConfig]):
     Attributes:
         config: its shape.
         lm_head: `[draft, width]` rows that score the draft vocabulary.
-        replaced: tensors that take the place of parameters, such as rounded ones.
 
     Args:
         config: its shape.
@@ -83,15 +85,9 @@ class HeadModule(HeadNetwork[HeadConfig]):
         lm_head: Float[Tensor, "draft width"],
     ) -> None:
         super().__init__(config, tensors, lm_head)
-        self.replaced: Mapping[str, Tensor] = {}
         own = tensors.get("embed_tokens.weight")
         self._embed: Embedding = embed if own is None else lambda ids: F.embedding(ids, own)
         self._activation = ACTIVATION_FUNCTIONS[config.layer.activation]
-
-    def part(self, name: str) -> Tensor:
-        """Return a tensor by its name in the file, or what takes its place."""
-        found = self.replaced.get(name)
-        return super().part(name) if found is None else found
 
     # -- steps of a row -------------------------------------------------------------------------
 

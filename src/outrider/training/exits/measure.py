@@ -117,9 +117,11 @@ def measure_exits(
         tokens.append(len(one.output))
         written.append((one.counters, list(model.work.left)))
     left = np.sum([exits_taken for _, exits_taken in written], axis=0)
+    whole, bare = np.array(costs).T
     return ExitFigures(
         threshold,
-        *np.array(costs).T,
+        whole,
+        bare,
         np.array(tokens, dtype=np.float64),
         acceptance_rate(total([counters for counters, _ in written])),
         tuple((left / max(left.sum(), 1)).tolist()),

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from outrider.models.heads.config import HeadShape
 from outrider.models.heads.formats.own import is_matrix
-from outrider.models.heads.module import HeadModule
+from outrider.models.heads.module import HeadNetwork
 from outrider.models.quantization.grouped import GROUP
 from outrider.models.quantization.int4 import quantize_int4
 
@@ -24,7 +25,7 @@ class Rounding(nn.Module):
     checkpoint holds them.
     """
 
-    def __init__(self, head: HeadModule) -> None:
+    def __init__(self, head: HeadNetwork[HeadShape]) -> None:
         super().__init__()
         for name, matrix in _matrices(head):
             empty = torch.zeros(matrix.shape[0], -(-matrix.shape[1] // GROUP), 1)
@@ -32,7 +33,7 @@ class Rounding(nn.Module):
                 level = nn.Parameter(empty.clone(), requires_grad=False)
                 self.register_parameter(_key(name, end), level)
 
-    def use(self, head: HeadModule, batch: int) -> None:
+    def use(self, head: HeadNetwork[HeadShape], batch: int) -> None:
         """Let the forward and the backward of a batch use rounded matrices.
 
         Args:
@@ -48,11 +49,11 @@ class Rounding(nn.Module):
 
     @staticmethod
     @torch.no_grad()
-    def finish(head: HeadModule) -> None:
+    def finish(head: HeadNetwork[HeadShape]) -> None:
         """Let further forwards use the matrices as they will be written."""
         head.replaced = {name: quantize_int4(p).dequantize() for name, p in _matrices(head)}
 
-    def _renew(self, head: HeadModule) -> None:
+    def _renew(self, head: HeadNetwork[HeadShape]) -> None:
         for name, matrix in _matrices(head):
             found = quantize_int4(matrix)
             assert found.minimums is not None  # matrices of 4 bits have minimums
@@ -69,7 +70,7 @@ class Rounding(nn.Module):
         return (whole * scale + bottom).flatten(1)[:, :inputs]
 
 
-def _matrices(head: HeadModule) -> list[tuple[str, Tensor]]:
+def _matrices(head: HeadNetwork[HeadShape]) -> list[tuple[str, Tensor]]:
     named = ((key.replace("/", "."), part) for key, part in head.parts.items())
     return [(name, part) for name, part in named if is_matrix(name, part)]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from outrider.core.errors import OutriderError
 from outrider.core.values import JsonValue
-from outrider.models.heads.config import HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.module import HeadModule
@@ -102,6 +102,7 @@ def run(
     file: HeadFile, states: Tensor | None, tokens: Tensor, later: Tensor, embed: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Logits and next state of `HeadModule`, with attention over these rows."""
+    assert isinstance(file.config, HeadConfig)
     module = HeadModule(file.config, file.tensors, lambda ids: F.embedding(ids, embed), embed)
     inputs = module.continued(later) if states is None else module.fused(states)
     none = torch.zeros(len(tokens), dtype=torch.long)
@@ -212,7 +213,7 @@ def test_an_original_file_of_eagle1_means_what_its_definition_says(
     file = read_head(write(tmp_path, settings, names | extra), layers=6)
     assert (file.format, file.config.kind) == ("original eagle1", HeadKind.EAGLE1)
     assert file.config.states == (6,) and file.config.draft_vocab == DRAFT
-    assert file.config.fuse_bias is bias
+    assert isinstance(file.config, HeadConfig) and file.config.fuse_bias is bias
     generator = torch.Generator().manual_seed(3)
     states = torch.randn(5, WIDTH, generator=generator)
     head = torch.randn(DRAFT, WIDTH, generator=generator)

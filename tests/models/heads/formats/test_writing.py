@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from outrider.core.errors import CheckpointError, OptionError
-from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import read_layer
 from outrider.models.heads.formats.reading import read_head
@@ -29,8 +29,9 @@ HINTED = tiny(HeadKind.HINTED)
 EAGLE3 = tiny(HeadKind.EAGLE3)
 
 
-def same_shape(one: HeadConfig, other: HeadConfig) -> bool:
+def same_shape(one: HeadConfig, other: HeadShape) -> bool:
     """Whether two shapes are equal; the frequencies of rotary embeddings are tensors."""
+    assert isinstance(other, HeadConfig)
     rope = one.layer.rope
     equal = torch.equal(rope.frequencies, other.layer.rope.frequencies)
     return equal and one == replace(other, layer=replace(other.layer, rope=rope))
