@@ -77,7 +77,7 @@ class Teacher:
                 f"heads cannot be trained for {checkpoint.path}",
                 hint="Use a Llama-shaped model with dense layers and its own output head",
             )
-        layer_settings(layer_of(config, 1), config.vocab_size, checkpoint.config)
+        layer_settings(_layer_of(config, 1), config.vocab_size, checkpoint.config)
         layer = {LAYER + name.removeprefix(prefix): found[name] for name in names}
         return cls(config, embed, found.get(HEAD, embed), found[NORM], layer)
 
@@ -113,7 +113,7 @@ def fresh_head(
     predicts = kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
     config = HeadConfig(
         kind=kind,
-        layer=layer_of(whole, len(ids)),
+        layer=_layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
@@ -174,7 +174,7 @@ def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
         tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
 
 
-def layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
+def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     """Return the shape of the last layer of a decoder, as the layer of a head."""
     return replace(
         whole,
