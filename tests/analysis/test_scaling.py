@@ -1,4 +1,4 @@
-"""Scaling laws of draft models and the plan from them: "Scaling Laws for Speculative Decoding"
+"""Fits of tokens a round, and the plan from them: "Scaling Laws for Speculative Decoding"
 (arXiv 2505.07858)."""
 
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from outrider.analysis.measurements import Measurements, read_measurements
 from outrider.analysis.planning import Plan, plan
-from outrider.analysis.scaling import LogLaw
+from outrider.analysis.scaling import LogFit
 from outrider.core.errors import OptionError
 
 SIZES = (1e4, 3e4, 1e5, 3e5)
@@ -52,12 +52,12 @@ def widths(found: Plan) -> list[int]:
 
 
 def test_the_fit_is_that_of_least_squares() -> None:
-    law = LogLaw.fitted("tokens", [(d, 0.6 + 0.15 * math.log(d)) for d in SIZES])
-    assert law.intercept == pytest.approx(0.6) and law.slope == pytest.approx(0.15)
-    assert law.r_squared == pytest.approx(1.0)
-    assert law.tau(1e5) == pytest.approx(0.6 + 0.15 * math.log(1e5))
+    fit = LogFit.fitted("tokens", [(d, 0.6 + 0.15 * math.log(d)) for d in SIZES])
+    assert fit.intercept == pytest.approx(0.6) and fit.slope == pytest.approx(0.15)
+    assert fit.r_squared == pytest.approx(1.0)
+    assert fit.tau(1e5) == pytest.approx(0.6 + 0.15 * math.log(1e5))
     # by hand: logs 0, 1, 2, 3 and tau 1, 3, 2, 4 have slope 0.8, mean 2.5, residual 1.8 of 5
-    noisy = LogLaw.fitted("tokens", [(math.e**k, t) for k, t in enumerate((1.0, 3.0, 2.0, 4.0))])
+    noisy = LogFit.fitted("tokens", [(math.e**k, t) for k, t in enumerate((1.0, 3.0, 2.0, 4.0))])
     assert noisy.slope == pytest.approx(0.8) and noisy.intercept == pytest.approx(1.3)
     assert noisy.r_squared == pytest.approx(1 - 1.8 / 5)
 
@@ -65,15 +65,15 @@ def test_the_fit_is_that_of_least_squares() -> None:
 def test_few_points_and_numbers_far_away_are_refused() -> None:
     points = [(d, 2.0 + 0.1 * k) for k, d in enumerate(SIZES)]
     with pytest.raises(OptionError, match="at least 4 different"):
-        LogLaw.fitted("tokens", [*points[:3], points[0]])
-    law = LogLaw.fitted("tokens", points)
-    assert law.tau(4 * SIZES[-1]) > law.tau(SIZES[-1])
+        LogFit.fitted("tokens", [*points[:3], points[0]])
+    fit = LogFit.fitted("tokens", points)
+    assert fit.tau(4 * SIZES[-1]) > fit.tau(SIZES[-1])
     for far in (4.01 * SIZES[-1], SIZES[0] / 4.01, math.nan, math.inf):
         with pytest.raises(OptionError, match="too far from the measured"):
-            law.tau(far)
+            fit.tau(far)
     for wrong in ((0.0, 2.0), (1e3, 0.9), (math.nan, 2.0), (1e3, math.nan)):
         with pytest.raises(OptionError, match="a measurement by tokens"):
-            LogLaw.fitted("tokens", [*points, wrong])
+            LogFit.fitted("tokens", [*points, wrong])
 
 
 def test_the_plan_is_the_fastest_combination() -> None:

@@ -56,7 +56,7 @@ def read_measurements(path: Path) -> Measurements:
     found: dict[str, list[dict[str, float | None]]] = {kind: [] for kind in FIELDS}
     for number, record in enumerate(records, start=1):
         kind = record.get("kind")
-        if kind not in FIELDS:
+        if not isinstance(kind, str) or kind not in FIELDS:
             raise OptionError(
                 f"record {number} of {path} has the kind {kind!r:.40}",
                 hint=nearest(str(kind), FIELDS),

@@ -1,6 +1,6 @@
-"""Which draft model to train, and how much it drafts: the plan that follows from scaling laws.
+"""Which draft model to train, and how much it drafts: a plan from fits of tokens a round.
 
-The recipe of "Scaling Laws for Speculative Decoding" (arXiv 2505.07858): for each batch, the number
+The recipe of Scylla (arXiv 2505.07858): for each batch, the number
 of training tokens, of layers and of drafted tokens that maximise
 `tau(L, D, w) / (T_draft(L, w, B) + T_verify(w, B))`, with measured seconds.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from outrider.analysis.measurements import Measurements
-from outrider.analysis.scaling import LogLaw
+from outrider.analysis.scaling import LogFit
 from outrider.core.errors import OptionError
 
 _GOOD_FIT = 0.9
@@ -60,8 +60,8 @@ class Plan:
         warnings: what makes the plan doubtful, one sentence each.
     """
 
-    by_tokens: LogLaw
-    by_layers: LogLaw
+    by_tokens: LogFit
+    by_layers: LogFit
     choices: tuple[Choice, ...]
     warnings: tuple[str, ...]
 
@@ -80,8 +80,8 @@ class Tokens:
             of tokens a round is that of the fits. Empty: the fits hold for all widths above 0.
     """
 
-    by_tokens: LogLaw
-    by_layers: LogLaw
+    by_tokens: LogFit
+    by_layers: LogFit
     widths: Mapping[int, float]
 
     def tau(self, layers: int, tokens: float, width: int) -> float:
@@ -126,33 +126,33 @@ def plan(
     Raises:
         OptionError: too few measurements, or a number too far from them.
     """
-    laws = Tokens(
-        LogLaw.fitted("training tokens", measured.data),
-        LogLaw.fitted("layers", measured.depth),
+    fits = Tokens(
+        LogFit.fitted("training tokens", measured.data),
+        LogFit.fitted("layers", measured.depth),
         measured.width,
     )
     able = sorted(set(layers or [int(x) for x, _ in measured.depth]))
     sizes = sorted(set(tokens or [x for x, _ in measured.data]))
-    for law, asked in ((laws.by_tokens, sizes), (laws.by_layers, able)):
+    for fit, asked in ((fits.by_tokens, sizes), (fits.by_layers, able)):
         for x in asked:
-            law.tau(x)  # refuses what is too far away, also where nothing is drafted
+            fit.tau(x)  # refuses what is too far away, also where nothing is drafted
     batches = sorted({batch for _, batch in measured.verify})
     if not batches:
         raise OptionError(
             "there are no seconds of the target", hint='Give records of kind "verify"'
         )
-    choices = tuple(_best(measured, laws, batch, able, sizes) for batch in batches)
+    choices = tuple(_best(measured, fits, batch, able, sizes) for batch in batches)
     return Plan(
-        by_tokens=laws.by_tokens,
-        by_layers=laws.by_layers,
+        by_tokens=fits.by_tokens,
+        by_layers=fits.by_layers,
         choices=choices,
-        warnings=tuple(_doubts(laws, choices)),
+        warnings=tuple(_doubts(fits, choices)),
     )
 
 
 def _best(
     measured: Measurements,
-    laws: Tokens,
+    fits: Tokens,
     batch: int,
     layers: Sequence[int],
     sizes: Sequence[float],
@@ -186,7 +186,7 @@ def _best(
                     width=width,
                     layers=count,
                     tokens=size,
-                    tau=laws.tau(count, size, width),
+                    tau=fits.tau(count, size, width),
                     seconds=seconds + measured.verify[width, batch],
                     undrafted=batch / plain,
                 )
@@ -214,18 +214,18 @@ def draft_seconds(measured: Measurements, layers: int, width: int, batch: int) -
     return None
 
 
-def _doubts(laws: Tokens, choices: Sequence[Choice]) -> list[str]:
+def _doubts(fits: Tokens, choices: Sequence[Choice]) -> list[str]:
     found: list[str] = []
-    for law in (laws.by_tokens, laws.by_layers):
-        if law.slope <= 0:
-            found.append(f"more {law.axis} do not help: b is {law.slope:.3g}")
-        if law.r_squared < _GOOD_FIT:
-            found.append(f"the fit by {law.axis} explains {law.r_squared:.0%} of the variance only")
+    for fit in (fits.by_tokens, fits.by_layers):
+        if fit.slope <= 0:
+            found.append(f"more {fit.axis} do not help: b is {fit.slope:.3g}")
+        if fit.r_squared < _GOOD_FIT:
+            found.append(f"the fit by {fit.axis} explains {fit.r_squared:.0%} of the variance only")
     for small, large in pairwise(choices):
         if large.width > small.width:
             found.append(
                 f"width {large.width} at batch {large.batch} is above width {small.width} at batch "
-                f"{small.batch}: the measured seconds contradict each other, or more rows cost less "
+                f"{small.batch}: the measured seconds contradict each other, or rows cost less "
                 "in larger batches"
             )
     return found

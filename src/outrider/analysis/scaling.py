@@ -1,6 +1,6 @@
-"""Scaling laws of draft models: tokens a round grow about linearly with a logarithm.
+"""Fits of tokens a round: they grow about linearly with a logarithm.
 
-"Scaling Laws for Speculative Decoding" (arXiv 2505.07858) observes that the tokens a round, tau,
+Scylla (arXiv 2505.07858) observes that the tokens a round, tau,
 grow with the logarithm of the tokens that a draft model was trained on (D), and with the logarithm
 of the number of its layers (L). The coefficients belong to a target and to a recipe, so they are
 fitted to measurements of one's own.
@@ -19,7 +19,7 @@ FARTHEST = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class LogLaw:
+class LogFit:
     """A least-squares fit `tau(x) = intercept + slope ln x`.
 
     Attributes:
@@ -41,7 +41,7 @@ class LogLaw:
     points: int
 
     @classmethod
-    def fitted(cls, axis: str, points: Sequence[tuple[float, float]]) -> "LogLaw":
+    def fitted(cls, axis: str, points: Sequence[tuple[float, float]]) -> "LogFit":
         """Fit measured pairs (x, tau).
 
         Args:
@@ -55,7 +55,7 @@ class LogLaw:
             if not (0 < x < math.inf and 1 <= tau < math.inf):
                 raise OptionError(
                     f"a measurement by {axis} is ({x:g}, {tau:g})",
-                    hint="Give a size above 0 and tokens a round of at least 1, next token included",
+                    hint="Give a size above 0 and tokens a round of 1 or more, next token included",
                 )
         found = len({x for x, _ in points})
         if found < LEAST_POINTS:

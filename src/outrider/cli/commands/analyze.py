@@ -10,7 +10,7 @@ from outrider.cli.ui.render import Screen, print_json
 
 if TYPE_CHECKING:
     from outrider.analysis.planning import Choice, Plan
-    from outrider.analysis.scaling import LogLaw
+    from outrider.analysis.scaling import LogFit
 
 analyze = typer.Typer(
     help="Answer questions from files of measurements.\n\n"
@@ -63,7 +63,7 @@ def scaling(
         print_json(facts(found))
         return
     screen = Screen()
-    screen.table("Tokens a round: a + b ln x", [_law(found.by_tokens), _law(found.by_layers)])
+    screen.table("Tokens a round: a + b ln x", [_line(found.by_tokens), _line(found.by_layers)])
     screen.table("The fastest draft of each batch", [_row(choice) for choice in found.choices])
     for warning in found.warnings:
         screen.note(f"warning: {warning}")
@@ -72,7 +72,7 @@ def scaling(
 def facts(found: "Plan") -> dict[str, Any]:
     """Return a plan as plain data."""
     return {
-        "fits": [law.to_dict() for law in (found.by_tokens, found.by_layers)],
+        "fits": [fit.to_dict() for fit in (found.by_tokens, found.by_layers)],
         "plan": [
             {
                 "batch": choice.batch,
@@ -90,13 +90,13 @@ def facts(found: "Plan") -> dict[str, Any]:
     }
 
 
-def _law(law: "LogLaw") -> dict[str, str]:
+def _line(fit: "LogFit") -> dict[str, str]:
     return {
-        "x": law.axis,
-        "a": f"{law.intercept:.3f}",
-        "b": f"{law.slope:.3f}",
-        "R squared": f"{law.r_squared:.3f}",
-        "measured": f"{law.points} points, {law.smallest:g} to {law.largest:g}",
+        "x": fit.axis,
+        "a": f"{fit.intercept:.3f}",
+        "b": f"{fit.slope:.3f}",
+        "R squared": f"{fit.r_squared:.3f}",
+        "measured": f"{fit.points} points, {fit.smallest:g} to {fit.largest:g}",
     }
 
 
