@@ -269,6 +269,8 @@ class Draft:
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
+        prompts: `[prompts, hidden]` input embeddings that probes with negative ids are read as: id
+            -1 is row 0, id -2 is row 1. Such a probe is no token, so it is never committed.
         origin: the key under which its results are counted (`Counters.tallies`): the drafter, or
             the confidence level of the drafter; empty: the source of the first node.
         match: for copies, the length of the match at the end of the text.
@@ -287,6 +289,7 @@ class Draft:
     probs: tuple[Tensor | None, ...] | None = None
     reference: tuple[Tensor | None, ...] | None = None
     probe: BoolArray | None = None
+    prompts: Float[Tensor, "prompts hidden"] | None = None
     origin: str = ""
     match: int = 0
     score: float | None = None
