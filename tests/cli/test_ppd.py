@@ -32,7 +32,8 @@ def test_by_name(folder: Path, family: Family, run: Run) -> None:
         ).json
         assert told["token_ids"] == own["token_ids"]
         assert told["speculation"]["exactness"] == "identical"
-        assert told["speculation"]["origins"]["ppd"]["drafted"] > 0
+        if not extra:  # random guesses do not follow a grammar
+            assert told["speculation"]["origins"]["ppd"]["drafted"] > 0
 
 
 def test_what_is_refused(folder: Path, family: Family, run: Run) -> None:

@@ -17,7 +17,7 @@ from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
 from outrider.drafters.given import Given
-from outrider.drafters.heads.ppd_plan import PromptPlan, best_plan, fastest_plan
+from outrider.drafters.heads.ppd_plan import PromptPlan, RankPath, best_plan, fastest_plan
 from outrider.drafters.heads.prompt_tokens import PromptTokens
 from outrider.drafters.method import DrafterMethod
 from outrider.memories.rows import best_tokens
@@ -162,7 +162,8 @@ class Ppd:
         if nodes < 1 or len(tail) or self.plan is None or not self.plan.rows:
             return EMPTY_DRAFT
         shape = self.plan.trees[min(len(guesses), len(self.plan.trees) - 1)]
-        tree, at = _Tree(), {(): -1}
+        tree = _Tree()
+        at: dict[RankPath, int] = {(): -1}
         for path in shape.paths:
             parent, token = at.get(path[:-1]), _guess(guesses, path)
             if parent is None or token < 0 or len(path) > budget.depth or len(tree.tokens) == nodes:
