@@ -269,14 +269,12 @@ class Draft:
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
-        prompts: `[prompts, hidden]` input embeddings that probes with negative ids are read as: id
-            -1 is row 0, id -2 is row 1. Such a probe is no token, so it is never committed.
+        prompts: `[prompts, hidden]` embeddings; a probe with id -1 is read as row 0, -2 as row 1.
         origin: the key under which its results are counted (`Counters.tallies`): the drafter, or
             the confidence level of the drafter; empty: the source of the first node.
         match: for copies, the length of the match at the end of the text.
         score: the number of its tokens that the drafter expects to be kept; None if unknown.
-        once: one-time seconds of making it that later drafts do not need, such as reading the
-            prompt.
+        once: one-time seconds of making it, such as reading the prompt; later drafts need none.
         samples: per node, the numbers (in draw order) of the independent continuations that pass
             through it, for rules that judge continuations (`KSeq`). None: each node is a sample of
             its own.

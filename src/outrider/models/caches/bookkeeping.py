@@ -37,8 +37,7 @@ class Feed:
             row attends to exactly the slots up to its own (plain causal attention).
         take: rows of the feed to return, in the order wanted.
         embeddings: `[n, hidden]` to read instead of the ids, or None.
-        axes: `[3, n]` the places of each token in time, height and width; None if all equal its
-            position.
+        axes: `[3, n]` the places of each token in time, height and width; None: its position.
         prompts: `[prompts, hidden]` what negative ids are read as (`Segment.prompts`), or None.
     """
 
