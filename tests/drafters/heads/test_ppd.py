@@ -16,13 +16,14 @@ from outrider.core.types import Budget, Draft, Prompt, Verdict, Verified, as_ids
 from outrider.decoding import Generation, generate
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.copying.lookup import Lookup
-from outrider.drafters.heads.ppd import Ppd, PpdState
+from outrider.drafters.given import Costs, Given
+from outrider.drafters.heads.ppd import METHOD, Ppd, PpdState
 from outrider.drafters.heads.prompt_tokens import FORMAT, KIND, PromptTokens, to_tensors
 from outrider.kernels import available
 from outrider.models.caches.attaching import attach
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
-from outrider.policies import FixedTree
+from outrider.policies import CostSurface, FixedTree
 from outrider.protocols import Drafter, LanguageModel, Needs, Request, Segment
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
@@ -254,6 +255,19 @@ def test_beside_another_drafter(runner: Runners) -> None:
     drafted = written(merged, target, ids)
     assert drafted.output == written(None, target, ids).output
     assert drafted.counters.probed and drafted.counters.sources.get("ppd", 0) >= 0
+
+
+def test_measured_times_set_the_trees(folder: Path, runner: Runners) -> None:
+    sizes: list[int] = []
+    for seconds in ({1: 1e-3, 64: 1e-3}, {1: 1e-3, 64: 64e-3}):
+        costs = Costs(target=CostSurface.of(seconds), overhead=0.0)
+        given = Given(target=runner("readable"), costs=costs)
+        made = METHOD.drafter(given, (), {"prompts": str(folder)})
+        assert isinstance(made, Ppd)
+        budget = Budget(depth=8, nodes=64)
+        [first] = made.propose([PpdState(frozenset())], [as_ids(())], [budget])
+        sizes.append(len(first))
+    assert sizes == [2, 0]  # where rows cost as much as rounds, nothing is drafted
 
 
 def test_wrong_targets_and_files_are_refused(folder: Path, runner: Runners) -> None:
