@@ -37,6 +37,7 @@ DRAFTERS = (
     "drafters.neural.tree",
     "drafters.heads.hinted",
     "drafters.heads.eagle3",
+    "drafters.heads.ppd",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.specmquant",
