@@ -129,6 +129,8 @@ def _read(path: Path) -> set[tuple[str, str]]:
 
 def free(found: DrafterMethod) -> bool:
     """Whether a drafter needs nothing but the target."""
+    if any(option.required for option in found.options.values()):
+        return False
     return not found.models and not found.inner and not found.needs_store
 
 

@@ -92,16 +92,15 @@ def report(given: argparse.Namespace) -> None:
         for depth in depths:
             places = sorted({p for name, d, p in found if name == head and d == depth})
             values = [found[head, depth, place] for place in places]
+            if not values:
+                cells.append("")
+                continue
             pairs = [
                 value / found[heads[0], depth, place]
                 for value, place in zip(values, places, strict=True)
                 if (heads[0], depth, place) in found
             ]
-            ratio = Ratio.of(pairs)
-            shown = (
-                "" if ratio is None else f"; {ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-            )
-            cells.append(f"{mean(values):.2f}{shown}")
+            cells.append(f"{mean(values):.2f}{shown(Ratio.of(pairs))}")
         print(f"| {head} | " + " | ".join(cells) + " |")
 
 

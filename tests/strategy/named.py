@@ -16,6 +16,9 @@ FITTING = {
 OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
+OF_FILES = ("ppd",)
+"""Drafters that need other trained files; tests/drafters/heads makes some."""
+
 OF_PROBES = ("judge",)
 """Rules that need a probe of the target; tests/training/judge trains one."""
 
@@ -29,7 +32,7 @@ def ways() -> dict[str, dict[str, str]]:
 
 def _ways() -> Iterator[tuple[str, dict[str, str]]]:
     for one in drafter_records():
-        if not one.needs_store and one.name not in OF_HEADS:
+        if not one.needs_store and one.name not in (*OF_HEADS, *OF_FILES):
             yield f"drafter {one.name}", {"drafter": one.example}
     for kind in ("rule", "policy", "growth"):
         for module in KINDS[kind]:

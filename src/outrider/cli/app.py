@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from outrider.cli.commands.analyze import analyze
 from outrider.cli.commands.bench import bench
 from outrider.cli.commands.calibrate import calibrate
 from outrider.cli.commands.caption import caption
@@ -38,7 +39,7 @@ class _InOrder(TyperGroup):
 ORDER = (
     *("generate", "chat", "serve", "bench", "methods", "demo"),
     *("summarize", "caption"),
-    *("info", "calibrate"),
+    *("info", "calibrate", "analyze"),
     *("train", "datastore"),
 )
 
@@ -83,6 +84,12 @@ app.command(
 app.command(
     short_help="Measure how far two models differ, for the lossy modes.", rich_help_panel=MEASURE
 )(grouped(calibrate))
+app.add_typer(
+    analyze,
+    name="analyze",
+    short_help="Plan draft models from measurements.",
+    rich_help_panel=MEASURE,
+)
 app.add_typer(
     train,
     name="train",

@@ -269,12 +269,12 @@ class Draft:
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
+        prompts: `[prompts, hidden]` embeddings; a probe with id -1 is read as row 0, -2 as row 1.
         origin: the key under which its results are counted (`Counters.tallies`): the drafter, or
             the confidence level of the drafter; empty: the source of the first node.
         match: for copies, the length of the match at the end of the text.
         score: the number of its tokens that the drafter expects to be kept; None if unknown.
-        once: one-time seconds of making it that later drafts do not need, such as reading the
-            prompt.
+        once: one-time seconds of making it, such as reading the prompt; later drafts need none.
         samples: per node, the numbers (in draw order) of the independent continuations that pass
             through it, for rules that judge continuations (`KSeq`). None: each node is a sample of
             its own.
@@ -287,6 +287,7 @@ class Draft:
     probs: tuple[Tensor | None, ...] | None = None
     reference: tuple[Tensor | None, ...] | None = None
     probe: BoolArray | None = None
+    prompts: Float[Tensor, "prompts hidden"] | None = None
     origin: str = ""
     match: int = 0
     score: float | None = None

@@ -58,7 +58,7 @@ def _admitted(draft: Draft, sequence: SequenceState, walk: Walk) -> Draft:
     """Return the nodes that the grammar allows. Raises `GrammarError`."""
     sampler = sequence.request.sampler
     text, tokens = _text(sequence), draft.tokens.tolist()
-    if is_chain(draft.parents):
+    if draft.prompts is None and is_chain(draft.parents):
         count = walk.admits(text, tokens)
         if count < len(tokens) and tokens[count] in sampler.end_ids:
             count += 1  # the sampler decides whether the text may end
@@ -66,6 +66,9 @@ def _admitted(draft: Draft, sequence: SequenceState, walk: Walk) -> Draft:
     fits = np.zeros(len(tokens), dtype=np.bool_)
     for node, parent in enumerate(draft.parents.tolist()):
         if parent >= 0 and not fits[parent]:
+            continue
+        if tokens[node] < 0:  # is read as an embedding, and never becomes text
+            fits[node] = True
             continue
         before = [tokens[n] for n in path_to(draft.parents, parent)] if parent >= 0 else []
         own = [tokens[node]]

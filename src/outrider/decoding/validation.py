@@ -8,7 +8,7 @@ import numpy as np
 from outrider.core.errors import StrategyError
 from outrider.core.reading import ReadingRows
 from outrider.core.tree import depths
-from outrider.core.types import Budget, Draft, Exactness
+from outrider.core.types import BoolArray, Budget, Draft, Exactness
 from outrider.decoding.beside import Work
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
@@ -76,7 +76,7 @@ def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
         and (not image_token_ids or image_token_ids.isdisjoint(tokens.tolist()))
     ):
         return draft
-    known = (tokens >= 0) & (tokens < vocab_size)
+    known = (tokens >= 0) & (tokens < vocab_size) | _prompted(draft, stage)
     keep_strange = _refuses(stage.rule)
     if image_token_ids and not keep_strange:
         known &= ~np.isin(tokens, list(image_token_ids))
@@ -85,6 +85,13 @@ def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
         fits[node] &= parent < 0 or (fits[parent] and known[parent])
     nodes = np.flatnonzero(fits)[: budget.nodes]
     return draft.only(nodes)
+
+
+def _prompted(draft: Draft, stage: Stage) -> BoolArray:
+    """Return `[nodes]`: true for probes that the verifier reads as embeddings, not as tokens."""
+    if draft.prompts is None or draft.probe is None or not stage.model.info.reads_prompts:
+        return np.zeros(len(draft), dtype=np.bool_)
+    return draft.probe & (draft.tokens < 0) & (draft.tokens >= -len(draft.prompts))
 
 
 def readable(draft: Draft, vocab_size: int) -> Draft:

@@ -72,7 +72,9 @@ class DrafterMethod(Method[Drafter]):
 
     @property
     def free(self) -> bool:
-        """Whether it needs no model besides the target, and is not a combination."""
+        """Whether it needs no model besides the target and no option, and is not a combination."""
+        if any(option.required for option in self.options.values()):
+            return False
         return self.models == 0 and self.inner == 0 and self.name not in ("auto", "none")
 
     def drafter(

@@ -38,6 +38,7 @@ class ModelInfo:
             model reads no images.
         exactness: how its text compares with the text of the model that it replaces.
         reads_axes: whether a token may have several position axes (`Prompt.axes`).
+        reads_prompts: whether drafts may hold rows that are no tokens (`Draft.prompts`).
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
@@ -65,6 +66,7 @@ class ModelInfo:
     image_token_ids: frozenset[int] = frozenset()
     exactness: Exactness = Exactness.IDENTICAL
     reads_axes: bool = False
+    reads_prompts: bool = False
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None

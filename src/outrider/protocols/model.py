@@ -28,12 +28,14 @@ class Segment:
     unread.
 
     `parents` are row numbers since the last commit; with None, the tokens continue from the newest
-    row.
+    row. `prompts` `[prompts, hidden]` are input embeddings that negative ids are read as: id -1 is
+    row 0 (`ModelInfo.reads_prompts`).
     """
 
     cache: Cache
     tokens: IntArray
     parents: IntArray | None = None
+    prompts: Float[Tensor, "prompts hidden"] | None = None
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from outrider.protocols import Drafter
 from outrider.strategy.catalogue import drafter_records, names, record
 from outrider.strategy.making import make_drafter, with_priors
 from tests.exactness.setups.rigs import Family, tabular_family
-from tests.strategy.named import OF_HEADS
+from tests.strategy.named import OF_FILES, OF_HEADS
 
 DOCUMENTS = [(1, 2, 3, 4, 5, 6, 0, 1, 2), (5, 5, 5, 6, 1, 3, 2, 4), (2, 4, 6, 1, 3, 5, 2, 4, 6)]
 
@@ -81,7 +81,9 @@ def named(family: Family) -> dict[str, Callable[[], Drafter]]:
         asked = Expression.parse(one.example)
         return lambda: make_drafter(asked, given(family, one))
 
-    found = [one for one in drafter_records() if drafts(one) and one.name not in OF_HEADS]
+    found = [
+        one for one in drafter_records() if drafts(one) and one.name not in (*OF_HEADS, *OF_FILES)
+    ]
     return {one.name: maker(one) for one in found if not one.layered}
 
 

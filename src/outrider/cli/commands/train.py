@@ -135,6 +135,28 @@ def exits(
         train_exits(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def ppd(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/ppd/tiny.toml.")],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Train prompt tokens: embeddings behind which the target guesses further tokens.
+
+    The target answers prompts; its own distributions some tokens ahead are the labels. Only the
+    embeddings are trained, and texts do not change.
+
+    For example:
+
+      outrider train ppd configs/ppd/tiny.toml --data data --out runs/ppd
+      outrider generate "Hello" --drafter "ppd(prompts=runs/ppd/tiny-ppd)"
+    """
+    from outrider.training.ppd.train import train_ppd
+
+    with _stoppable():
+        train_ppd(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

@@ -96,6 +96,7 @@ class Merge(Pair):
             parents=as_ids(parents),
             sources=tuple(sources),
             probe=_mask(probes),
+            prompts=a.prompts if b.prompts is None else b.prompts,
             origin=self.name,
             match=max(a.match, b.match),
         )

@@ -17,7 +17,7 @@ def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArra
         if cache.fed:
             cache.commit(())
         if not len(draft) or is_chain(draft.parents):
-            return Segment(cache, draft.tokens), np.arange(-1, len(draft))
+            return Segment(cache, draft.tokens, prompts=draft.prompts), np.arange(-1, len(draft))
     spelled = cache.match_prefix(tail)
     rest = tail[len(spelled) :]
     first = cache.num_speculative
@@ -28,6 +28,7 @@ def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArra
         cache,
         np.concatenate((rest, draft.tokens)),
         np.concatenate((chain_parents(len(rest), hook) + _shift(rest, first), nodes)),
+        draft.prompts,
     )
     rows = first + len(rest) + np.arange(len(draft))
     return segment, np.concatenate((as_ids([end]), rows))

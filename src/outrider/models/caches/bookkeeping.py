@@ -37,8 +37,8 @@ class Feed:
             row attends to exactly the slots up to its own (plain causal attention).
         take: rows of the feed to return, in the order wanted.
         embeddings: `[n, hidden]` to read instead of the ids, or None.
-        axes: `[3, n]` the places of each token in time, height and width; None if all equal its
-            position.
+        axes: `[3, n]` the places of each token in time, height and width; None: its position.
+        prompts: `[prompts, hidden]` what negative ids are read as (`Segment.prompts`), or None.
     """
 
     tokens: IntArray
@@ -49,6 +49,7 @@ class Feed:
     take: IntArray
     embeddings: Tensor | None = None
     axes: IntArray | None = None
+    prompts: Tensor | None = None
 
     @property
     def end(self) -> int:
@@ -177,6 +178,7 @@ class CacheBook:
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
             axes=_with_rows(self.places.spread(start, text_end), drafted),
+            prompts=segment.prompts,
         )
         self._tokens += new
         self._parents = tree.tolist()
@@ -200,6 +202,7 @@ class CacheBook:
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
             axes=self.places.spread(start, end),
+            prompts=segment.prompts,
         )
         self._tokens += new.tolist()
         self._parents += range(old - 1, old + len(new) - 1)

@@ -44,7 +44,9 @@ class RowArrays:
         for i, feed in enumerate(feeds):
             count = len(feed.tokens)
             rows = slice(start, start + count)
-            arrays["tokens"][rows] = feed.tokens
+            arrays["tokens"][rows] = (
+                feed.tokens if feed.prompts is None else np.maximum(feed.tokens, 0)
+            )
             arrays["positions"][rows] = feed.positions
             arrays["slots"][rows] = np.arange(feed.start, feed.end)
             arrays["cache"][rows] = i
@@ -166,7 +168,7 @@ class RowArrays:
         path = np.asarray(extras or [0], dtype=np.int32)
         batch.extra = self._keep(path, path.ctypes.data)
         batch.given = None
-        if any(feed.embeddings is not None for feed in feeds):
+        if any(f.embeddings is not None or f.prompts is not None for f in feeds):
             batch.given = self._embeddings(feeds)
 
     def _places(self, caches: Sequence[NativeCache]) -> int:
@@ -189,6 +191,11 @@ class RowArrays:
                 self._keep(given, 0)
                 first = given.data_ptr()
                 addresses[start : start + len(given)] = first + row * np.arange(len(given))
+            if feed.prompts is not None:
+                table: Tensor = feed.prompts.to("cpu", torch.float32).contiguous()
+                rows = np.flatnonzero(feed.tokens < 0)
+                places = (-1 - feed.tokens[rows]) * table.shape[1] * 4
+                addresses[start + rows] = self._keep(table, table.data_ptr()) + places
             start += len(feed.tokens)
         return self._keep(addresses, addresses.ctypes.data)
 

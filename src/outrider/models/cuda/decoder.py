@@ -218,6 +218,8 @@ def _are_short(
 
 def _is_short(segment: Segment, cache: StaticCache, want: IntArray) -> bool:
     unread = 0 if cache.fed else len(cache.pending)
+    if segment.prompts is not None:
+        return False
     if unread and (cache.embeddings is not None or cache.pending_axes is not None):
         return False
     rows = unread + len(segment.tokens)

@@ -87,6 +87,7 @@ class OwnModel:
             end_ids=end_ids(checkpoint.generation, checkpoint.config),
             generation_defaults=recommended(checkpoint.generation),
             reads_axes=config.rope.sections is not None,
+            reads_prompts=True,
             device=device,
             dtype=dtype,
             num_parameters=num_parameters,

@@ -206,9 +206,14 @@ class Decoder(OwnModel):
 
     def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
         """Return the packed input rows: embedded ids, or the given embeddings."""
-        hidden = self.embed(np.concatenate([feed.tokens for feed in feeds]))
+        ids = [f.tokens if f.prompts is None else np.maximum(f.tokens, 0) for f in feeds]
+        hidden = self.embed(np.concatenate(ids))
         start = 0
         for feed in feeds:
+            if feed.prompts is not None:
+                rows = np.flatnonzero(feed.tokens < 0)
+                read = torch.from_numpy(-1 - feed.tokens[rows])
+                hidden[torch.from_numpy(start + rows)] = feed.prompts[read].to(hidden)
             if feed.embeddings is not None:
                 hidden[start : start + len(feed.embeddings)] = feed.embeddings.to(hidden)
             start += len(feed.tokens)

@@ -43,7 +43,7 @@ class ModelWrapper:
         self, inner: LanguageModel, info: ModelInfo, opened: Opening | None = None
     ) -> None:
         self.inner = inner
-        self.info = info
+        self.info = replace(info, reads_prompts=False)
         self.layered: Layered | None = inner.layered
         self.segmented: Segmented | None = inner.segmented
         self.chain_decoder: ChainDecoder | None = inner.chain_decoder

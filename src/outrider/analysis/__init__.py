@@ -1,0 +1,1 @@
+"""Questions about drafting that are answered from measurements, without a model."""

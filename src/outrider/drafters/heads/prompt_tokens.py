@@ -1,0 +1,116 @@
+"""The trained prompt tokens of `ppd`, as files hold them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import OptionError, StrategyError, VocabularyError
+from outrider.core.values import JsonValue
+from outrider.protocols.model import LanguageModel
+from outrider.protocols.trained import read_trained
+
+KIND, FORMAT = "ppd", "outrider-ppd-1"
+"""Name of the files, and the value of `format` in `ppd.json`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PromptTokens:
+    """Embeddings that make a target guess further tokens.
+
+    Attributes:
+        table: `[prompts, copies, hidden]` the embeddings; the logits of copies are averaged.
+        rates: `[prompts, ranks]` how often the guess of each rank was right.
+        vocab_size: number of tokens of the target.
+        place: the folder of the files; empty: it was not read from files.
+        facts: how they were trained.
+
+    Raises:
+        OptionError: numbers that are not finite; they would reach rows of tokens.
+    """
+
+    table: Float[Tensor, "prompts copies hidden"]
+    rates: Float[Tensor, "prompts ranks"]
+    vocab_size: int
+    place: str = ""
+    facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+    def __post_init__(self) -> None:
+        if not bool(self.table.isfinite().all()):
+            raise OptionError(
+                "the table of prompt tokens holds numbers that are not finite",
+                hint="Train it again, with a lower learning rate",
+            )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "PromptTokens":
+        """Read the files that `outrider train ppd` writes.
+
+        Raises:
+            CheckpointError: files that are missing or damaged.
+        """
+        files = read_trained(folder, KIND, FORMAT)
+        table = files.tensor("table", -1, -1, -1)
+        rates = files.tensor("rates", len(table), -1)
+        if bool((rates < 0).any()) or bool((rates > 1).any()):
+            raise files.damaged("its rates are not shares")
+        return cls(
+            table=table,
+            rates=rates,
+            vocab_size=int(files.number("vocab_size")),
+            place=str(folder),
+            facts=files.facts,
+        )
+
+    @property
+    def copies(self) -> int:
+        """Embeddings of each prompt token."""
+        return self.table.shape[1]
+
+    @property
+    def rows(self) -> Float[Tensor, "rows hidden"]:
+        """The embeddings in the order of `row_id`."""
+        return self.table.reshape(-1, self.table.shape[-1])
+
+    def row_id(self, prompt: int, copy: int) -> int:
+        """Return the id of a row in a draft (`Draft.prompts`)."""
+        return -1 - (prompt * self.copies + copy)
+
+    def check_target(self, target: LanguageModel) -> None:
+        """Check that this model can read them.
+
+        Raises:
+            StrategyError: it reads no embeddings in drafts, or embeddings of another size.
+            VocabularyError: it has another number of tokens.
+        """
+        name, own, states = target.info.name, self.table.shape[-1], target.hidden_states
+        if not target.info.reads_prompts or states is None:
+            raise StrategyError(
+                f"drafter ppd puts embeddings into drafts, which {name} does not read",
+                hint="Use another drafter, or a Llama-shaped target without guidance or selection",
+            )
+        if states.width != own:
+            raise StrategyError(
+                f"the prompt tokens {self} have {own} numbers each, {name} reads {states.width}",
+                hint="Train prompt tokens for this target: outrider train ppd",
+            )
+        if self.vocab_size != target.info.vocab_size:
+            raise VocabularyError(
+                f"the prompt tokens {self} expect {self.vocab_size} tokens, {name} has "
+                f"{target.info.vocab_size}",
+                hint="Train prompt tokens for this target: outrider train ppd",
+            )
+
+    def __str__(self) -> str:
+        return self.place or "(built)"
+
+
+def to_tensors(tokens: PromptTokens) -> dict[str, Tensor]:
+    """Return what the file of weights holds."""
+    return {
+        "table": tokens.table.to(torch.float32).contiguous(),
+        "rates": tokens.rates.to(torch.float32).contiguous(),
+    }

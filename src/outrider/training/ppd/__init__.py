@@ -1,0 +1,1 @@
+"""Training of prompt tokens of `ppd` through a frozen target."""
