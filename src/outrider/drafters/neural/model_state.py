@@ -128,7 +128,7 @@ def _follow(model: HeadModel, state: ModelState, before: ModelState | None) -> N
         return
     ids = state.request.prompt.token_ids[1:]
     state.cache = model.follow(source, ids, before.cache if before else None)
-    state.ahead = as_ids(ids[len(state.cache.text) :])
+    state.ahead = as_ids(ids[state.cache.offset + len(state.cache.text) :])
 
 
 def commit_states(

@@ -1,7 +1,8 @@
 """The cache of a head: keys and values of one layer, and the cache of the target that it follows.
 
 Row i of a head reads token i + 1 of the target's text and the target's states at place i. The text
-of a head is therefore the target's without its first token.
+of a head is therefore the target's without its first token. A head may leave out more tokens at
+the beginning of a long prompt; then its rows count from the place behind them.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ class Following(CacheBook):
     Attributes:
         source: the cache of the target.
         hints: the successors of the text; the first `hinted` tokens of the target's text are known.
-        first: the first token of the target's text, whose states the first row reads.
+        skipped: the tokens of the target's text that no row reads: the first one, whose states the
+            first row reads, and those that are left out before it.
         outputs: `[1 + speculative, width]` outputs of the last row of the text and of the
             speculative rows.
     """
@@ -36,7 +38,7 @@ class Following(CacheBook):
     source: Cache
     hints: HintSource
     hinted: int
-    first: int
+    skipped: tuple[int, ...]
     outputs: Float[Tensor, "rows width"]
 
     @property
@@ -44,23 +46,34 @@ class Following(CacheBook):
         """The largest number of tokens that a head drafts after the text; None: no limit."""
         return None
 
-    def follow(self, source: Cache, hints: HintSource) -> None:
-        """Read the states of this cache of the target from now on."""
+    def follow(self, source: Cache, hints: HintSource, skipped: Sequence[int] = ()) -> None:
+        """Read the states of this cache of the target from now on.
+
+        Args:
+            source: the cache of the target.
+            hints: successors of its text, of which none is known yet.
+            skipped: the beginning of its text that no row reads; at least its first token.
+        """
         self.source, self.hints, self.hinted = source, hints, 0
-        self.first = int(source.text[0])
+        self.skipped = tuple(skipped) or (int(source.text[0]),)
         self.outputs = torch.empty(0, 0)
+
+    @property
+    def offset(self) -> int:
+        """The place of the target's states that the first row reads."""
+        return len(self.skipped) - 1
 
     @property
     def readable(self) -> int:
         """How many tokens can follow the text, given the states that the target has."""
         source = self.source
         rows = len(source.text) - len(source.pending)
-        return min(rows, len(source.text) - 1) - len(self.text)
+        return min(rows, len(source.text) - 1) - len(self.text) - self.offset
 
     @property
     def ready(self) -> bool:
         """Whether the last token of the target's text can be read, so that a draft can begin."""
-        whole = len(self.text) == len(self.source.text) - 1
+        whole = len(self.text) == len(self.source.text) - 1 - self.offset
         return len(self.text) > 0 and whole and self.readable == 0
 
     def speculative_token(self, row: int) -> int:
@@ -82,14 +95,39 @@ class Following(CacheBook):
             self.outputs = self.outputs[:0]
         return super().feed(segment, want)
 
-    def follow_again(self, source: Cache, hints: HintSource, text: Sequence[int]) -> None:
-        """Follow another cache; what this text begins with is kept."""
+    def follow_again(
+        self, source: Cache, hints: HintSource, text: Sequence[int], most: int | None
+    ) -> None:
+        """Follow another cache; what this text begins with is kept.
+
+        Args:
+            source: the other cache of the target.
+            hints: successors of its text, of which none is known yet.
+            text: the text that it will read, from the second token on.
+            most: the most tokens that are read before the first draft; None for all.
+        """
         self.commit(())
-        same = self.first == int(source.text[0])
-        kept = min(common_length(self.text, text), max(self.length, 1)) if same else 0
+        whole = (int(source.text[0]), *text)
+        same = whole[: len(self.skipped)] == self.skipped
+        rest = whole[len(self.skipped) :]
+        kept = min(common_length(self.text, rest), max(self.length, 1)) if same else 0
+        anew = not kept or (most is not None and len(rest) - kept > most)
+        skipped = skipped_of(whole, most) if anew else self.skipped
+        kept = 0 if anew else kept
         if kept < len(self.text):
             self._keep(kept, min(self.length, max(kept - 1, 0)))
-        self.follow(source, hints)
+        self.follow(source, hints, skipped)
+
+
+def skipped_of(text: Sequence[int], most: int | None) -> tuple[int, ...]:
+    """Return the beginning of the target's text that a fresh head leaves out.
+
+    Args:
+        text: the target's text.
+        most: the most tokens that the head reads of it; None for all but the first one.
+    """
+    left = 1 if most is None else max(1, len(text) - most)
+    return tuple(text[:left])
 
 
 class HeadCache(Following, DecoderCache):

@@ -17,7 +17,7 @@ from outrider.core.types import IntArray, Prompt, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import CacheLayout
 from outrider.models.caches.narrowing import narrowed
-from outrider.models.heads.cache import Following, HeadCache
+from outrider.models.heads.cache import Following, HeadCache, skipped_of
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.hints import Hints, HintSource
 from outrider.models.heads.module import HeadModule, HeadNetwork
@@ -45,6 +45,8 @@ class HeadInputs:
 
 
 _MEASURED_TEXT, _MEASURED_TURNS, _MEASURED_DEPTHS = 32, 6, (1, 3)
+_READ = 64
+"""The last tokens of a prompt that a hinted head reads; hints follow from the whole text."""
 _EVICTING = 64 << 20
 """Bytes that are more than the caches of most processors hold."""
 
@@ -78,6 +80,7 @@ class HeadModel:
         self._states: HiddenStates = target.hidden_states
         self._ids = tensors["ids"].long()
         self._table = successors_of(self.config, tensors)
+        self._reads = _READ if self.config.kind is HeadKind.HINTED else None
         info = target.info
         self._layout = self._layout_for(module, torch.device(info.device))
         self.info = ModelInfo(
@@ -123,10 +126,11 @@ class HeadModel:
         """
         if isinstance(previous, Following) and self._owns(previous):
             cache = previous
-            cache.follow_again(source, self._fresh_hints(), text)
+            cache.follow_again(source, self._fresh_hints(), text, self._reads)
         else:
             cache = self._fresh_cache()
-            cache.follow(source, self._fresh_hints())
+            whole = (int(source.text[0]), *text)
+            cache.follow(source, self._fresh_hints(), skipped_of(whole, self._reads))
         return cache
 
     def draft_seconds(self) -> float:
@@ -212,7 +216,7 @@ class HeadModel:
     ) -> HeadInputs:
         """Return what rows `first` to `last` of a feed read."""
         if first < unread:
-            start = cache.length + first
+            start = cache.offset + cache.length + first
             states = self._states.kept(cache.source, start, start + last - first)
             found = self._text_hints(cache, start, last - first)
             return HeadInputs(states, None, *found)

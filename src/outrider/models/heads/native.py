@@ -168,7 +168,7 @@ class NativeHead(HeadModel):
             ctypes.byref(arrays.batch),
             ctypes.byref(rows),
             None if table is None else ctypes.byref(table),
-            int(cache.source.text[start + count - 1]),
+            int(cache.source.text[cache.offset + start + count - 1]),
             ctypes.byref(sampler.kernel.layout),
             len(chain.generated),
             depth,
