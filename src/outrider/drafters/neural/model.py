@@ -251,7 +251,8 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return ModelDrafter(model=given.draft_model("model"), **options)  # pyright: ignore[reportArgumentType]
 
 
-def _priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
+def draft_priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
+    """Return the expected results of a draft model's chains before the first measurement."""
     return (
         Source(
             name=drafter.name,
@@ -270,6 +271,6 @@ METHOD = DrafterMethod(
     needs="a draft model",
     memory="the draft model and its cache",
     make=_make,
-    priors=_priors,
+    priors=draft_priors,
     models=1,
 )

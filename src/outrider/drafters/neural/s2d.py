@@ -7,9 +7,8 @@ from typing import Any
 from outrider.core.layers import Exits
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
-from outrider.drafters.neural.model import ModelDrafter
+from outrider.drafters.neural.model import ModelDrafter, draft_priors
 from outrider.models.exits.model import ExitModel
-from outrider.policies import Source
 from outrider.protocols import Drafter, LanguageModel
 from outrider.protocols.method import Paper, Value
 
@@ -84,17 +83,6 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return Sorted(model=model, **asked)
 
 
-def _priors(drafter: Sorted, given: Given) -> tuple[Source, ...]:
-    return (
-        Source(
-            name=drafter.name,
-            seconds=given.draft_seconds(drafter.model),
-            fixed=given.measured.overhead,
-            accept=given.chances.draft,
-        ),
-    )
-
-
 METHOD = DrafterMethod(
     name="s2d",
     cls=Sorted,
@@ -103,7 +91,7 @@ METHOD = DrafterMethod(
     needs="a draft model that Outrider runs, trained for early exits to be of use",
     memory="the draft model, its cache, and a hidden state of each inner exit for each token",
     make=_make,
-    priors=_priors,
+    priors=draft_priors,
     models=1,
     layered=True,
 )
