@@ -27,7 +27,15 @@ from tests.context.toys import Wandering, long_prompt
 from tests.guidance.toys import image_prompt
 
 CONFIG = ContextConfig(keep_ratio=0.5, refresh=2)
-RUNNERS = {"OwnModel", "Decoder", "NativeDecoder", "StaticDecoder", "TabularModel", "HeadModel"} | {
+RUNNERS = {
+    "OwnModel",
+    "Decoder",
+    "NativeDecoder",
+    "StaticDecoder",
+    "TabularModel",
+    "HeadModel",
+    "ExitModel",
+} | {
     "TransformersModel",
     "LanguageModel",
 }

@@ -2,9 +2,8 @@
 keeps. Runners add the tensors.
 
 Three numbers are distinct: a row's *position* (its place in the text, for rotary embeddings), its
-*slot* (where its keys and values lie in memory) and the committed *length*. Slots have no gaps;
-positions can have some (`Prompt.positions`); both ascend. Only image tokens share positions, and
-each of them has several places (`Prompt.axes`).
+*slot* (where its keys and values lie) and the committed *length*. Slots have no gaps; positions can
+have some (`Prompt.positions`); both ascend. Only image tokens share positions (`Prompt.axes`).
 """
 
 from abc import abstractmethod
@@ -33,8 +32,8 @@ class Feed:
         positions: `[n]` places in the text; the largest place of a token that has several.
         start: slot of the first token; the others follow.
         base: slots before `base` are visible to every speculative row.
-        tree: `[n, start + n - base]` for each row, the visible slots from `base` on; None if every
-            row attends to exactly the slots up to its own (plain causal attention).
+        tree: `[n, start + n - base]` for each row, the visible slots from `base` on; None: all
+            up to its own (causal attention).
         take: rows of the feed to return, in the order wanted.
         embeddings: `[n, hidden]` to read instead of the ids, or None.
         axes: `[3, n]` the places of each token in time, height and width; None: its position.

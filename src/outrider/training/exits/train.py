@@ -69,7 +69,9 @@ def train_exits(
             (folder / "corpus").mkdir(exist_ok=True)
             build_corpus(recipe, place, load_tokenizer(start), folder / "corpus")
         losses = _train(recipe, folder, start, stop)
-        model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+        model = with_layers(
+            LlamaForCausalLM.from_pretrained(start, trust_remote_code=False), recipe.layers
+        )
         load_checkpoint(folder / f"{_MODEL}.safetensors", {_MODEL: model}, {})
         export_model(model, load_tokenizer(start), files)
         report(f"held-out loss of the exits: {losses}")
@@ -156,7 +158,9 @@ def folder_of(name: str, tier: str) -> Path:
 def _train(recipe: ExitsRecipe, folder: Path, start: Path, stop: StopSignal) -> dict[str, float]:
     """Train until the stage ends; return the held-out loss of each exit."""
     torch.manual_seed(recipe.seed)
-    model = with_layers(LlamaForCausalLM.from_pretrained(start), recipe.layers)
+    model = with_layers(
+        LlamaForCausalLM.from_pretrained(start, trust_remote_code=False), recipe.layers
+    )
     stage, exits = recipe.stage, Exits(layers=recipe.exits).layers
     stream = np.load(folder / "corpus" / "train.npy", mmap_mode="r")
     windows = Windows(stream, stage.sequence_length + 1, stage.stream, recipe.seed)

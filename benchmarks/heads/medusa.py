@@ -1,6 +1,6 @@
 """What Medusa heads achieve on recorded texts that training has not seen.
 
-    python -m benchmarks.real_models.medusa HEAD --target TARGET --texts RUN/texts --held-out 120
+    python -m benchmarks.heads.medusa HEAD --target TARGET --texts RUN/texts --held-out 120
 
 `outrider train head` writes HEAD and the texts; its first `held_out` texts are held out. The tree
 is searched with the accuracies of one half of them and judged on the other one, both ways round.

@@ -1,6 +1,6 @@
 """Tokens a round of `ppd` with trained prompt tokens, beside random ones, on new prompts.
 
-    python -m benchmarks.real_models.prompt_tokens runs/tiny-ppd/tiny-ppd configs/ppd/tiny.toml \
+    python -m benchmarks.heads.prompt_tokens runs/tiny-ppd/tiny-ppd configs/ppd/tiny.toml \
         --data DIR
 """
 

@@ -1,6 +1,6 @@
 """Tokens of a round of several heads of one model, on the same prompts: for ablations.
 
-    python -m benchmarks.real_models.heads MODEL --prompts question.jsonl.zst \
+    python -m benchmarks.heads.ablation MODEL --prompts question.jsonl.zst \
         --heads runs/base/head runs/plain/head --depths 1 3
 
 Every prompt of Spec-Bench is answered greedily with chains of each depth. Tokens and rounds are

@@ -1,7 +1,7 @@
 """Draft heads of several kinds, trained alike on the same recorded answers of a target.
 
     outrider train head configs/heads/smollm2.toml --data data --out runs/head   # records answers
-    python -m benchmarks.real_models.head_kinds configs/heads/smollm2.toml --out runs/compared \\
+    python -m benchmarks.heads.kinds configs/heads/smollm2.toml --out runs/compared \\
         --texts runs/head/texts --heads eagle1 fspad fspad-sampling fspad-alignment --passes 4
 
 `fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts. Each head
