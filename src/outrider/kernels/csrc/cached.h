@@ -71,13 +71,6 @@ INLINE void write_slot(const Head *head, int slot, const float *key, const float
 /* -- reading --------------------------------------------------------------------------------- */
 
 INLINE f32x16 load_brief(const uint16_t *p) {
-#if HALF_TILES
-    union { f32x16 all; __m256i half[2]; } x;
-    for (int i = 0; i < 2; i++)
-        x.half[i] = _mm256_slli_epi32(
-            _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + i * HALF))), 16);
-    return x.all;
-#endif
     return (f32x16)(__builtin_convertvector(*(const u16x16 *)p, u32x16) << 16);
 }
 
@@ -87,7 +80,7 @@ INLINE f32x16 load_quants(const int8_t *p) {
 
 INLINE void floats_of_briefs(const uint16_t *from, int64_t count, float *out) {
     int64_t i = 0;
-#if HALF_TILES
+#if HALF_TILES /* compilers convert a vector of 64 bytes one by one */
     for (; i + HALF <= count; i += HALF)
         _mm256_storeu_si256((__m256i *)(out + i),
                             _mm256_slli_epi32(_mm256_cvtepu16_epi32(

@@ -16,11 +16,8 @@ enum { VECTORS = 4 }; /* of two panels */
 /* The vectors of two panels, in the order of their outputs. */
 typedef union { f32x16 panel[2]; __m256 part[VECTORS]; } Pair;
 
-/* GCC would add all products of a sum last, and keep them in memory until then; and it would write
- * broadcast numbers to memory. */
-#define IN_REGISTER(x) __asm__("" : "+x"(x))
-
 INLINE __m256i ints(const void *place) { return _mm256_loadu_si256((const __m256i *)place); }
+/* Written as an instruction, or GCC would store it for the other half of a tile. */
 INLINE __m256i four_of(const int8_t *place) {
     __m256i four;
     __asm__ volatile("vpbroadcastd %1, %0" : "=x"(four) : "m"(*(const int32_t(*)[1])place));
@@ -36,7 +33,10 @@ INLINE __m256 from_signed(const int8_t *place) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)place)));
 }
 
-/* Products of four activations with weights that are not negative and have at most 6 bits. Without
+/* Instructions of a product and its sum stand together, or GCC would add all products of a sum last
+ * and keep them in memory until then.
+ *
+ * Products of four activations with weights that are not negative and have at most 6 bits. Without
  * VNNI the sums have 16 bits, of two products each: 2 * 15 * 127 for 4 bits, which leaves space for
  * the 8 quads of a group, and 2 * 63 * 127 for 6 bits, which leaves space for two. */
 INLINE __m256i add_quad(__m256i sums, __m256i weights, __m256i four) {
@@ -122,8 +122,13 @@ INLINE void group_sums(int bits, const uint8_t *place, const int8_t *quants, int
         ADD_ROW(0) ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
     }
 #define GIVE_ROW(m)                                                                              \
-    if (m < MR) whole[m][0] = bits < 8 ? total(a##m) : a##m, whole[m][1] = bits < 8 ? total(b##m) : b##m;
+    if (m < MR) {                                                                                \
+        whole[m][0] = bits < 8 ? total(a##m) : a##m;                                             \
+        whole[m][1] = bits < 8 ? total(b##m) : b##m;                                             \
+    }
     GIVE_ROW(0) GIVE_ROW(1) GIVE_ROW(2) GIVE_ROW(3)
+#undef ADD_ROW
+#undef GIVE_ROW
 }
 
 INLINE void half_groups(int kind, const Matrix *w, Rows x, int panel, int MR, f32x16 out[][8]) {
