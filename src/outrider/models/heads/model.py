@@ -45,9 +45,9 @@ class HeadInputs:
 
 
 _MEASURED_TEXT, _MEASURED_TURNS, _MEASURED_DEPTHS = 32, 6, (1, 3)
-_READ = 64
-"""The last tokens of a prompt that some heads read; hints follow from the whole text."""
-_READS_THE_END = (HeadKind.HINTED,)
+_READS = {HeadKind.HINTED: 64, HeadKind.EAGLE1: 256, HeadKind.FSPAD: 256}
+"""The last tokens of a prompt that some heads read; hints follow from the whole text. So few cost
+at most 1 % of the tokens of a round (docs/results.md)."""
 _EVICTING = 64 << 20
 """Bytes that are more than the caches of most processors hold."""
 
@@ -83,7 +83,7 @@ class HeadModel:
         self._states: HiddenStates = target.hidden_states
         self._ids = tensors["ids"].long()
         self._table = successors_of(self.config, tensors)
-        self.reads = _READ if self.config.kind in _READS_THE_END else None
+        self.reads = _READS.get(self.config.kind)
         info = target.info
         self._layout = self._layout_for(module, torch.device(info.device))
         self.info = ModelInfo(
