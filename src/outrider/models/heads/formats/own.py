@@ -41,10 +41,11 @@ EIGHT_BITS, FOUR_BITS = 8, 4
 _ZERO = 128
 
 _WHOLE = ("ids", "successors")
-_NEEDED = (
+NEEDED = (
     LAYER_CONFIG,
     *(replace(one, null=False, needed=True) for one in FIELDS if one.kinds == ("whole number",)),
 )
+"""Fields of our own format that must be there."""
 _AGAIN = "Download its files again, or write it again"
 
 
@@ -62,7 +63,7 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
     file = str(Path(where) / "config.json")
     trained = read_extras(config, file)
     check_fields(file, config, FIELDS)
-    check_fields(file, config, _NEEDED)
+    check_fields(file, config, NEEDED)
     settings: Mapping[str, JsonValue] = config["transformer_layer_config"]
     check_fields(file, settings, (VOCAB,), "transformer_layer_config.")
     if not config[STATES.name]:
