@@ -27,11 +27,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Heads as in the paper, and with its parts switched off."""
 
 
-def clover_config(layer: DecoderConfig, **changes: Any) -> CloverConfig:
+def clover_config(layer: DecoderConfig, draft: int = DRAFT, **changes: Any) -> CloverConfig:
     """The shape of heads for a target with a layer of this shape."""
     one = replace(
         layer,
-        vocab_size=DRAFT,
+        vocab_size=draft,
         num_layers=1,
         windows=layer.windows[-1:],
         rotary=layer.rotary[-1:],

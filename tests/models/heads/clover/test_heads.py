@@ -234,7 +234,7 @@ def test_shapes_that_do_not_fit(rigs: dict[str, Rig]) -> None:
     with pytest.raises(CheckpointError, match="width 32, and its target"):
         wide.check(clover_numbers(wide), "h")
     config = clover_config(layer)
-    with pytest.raises(CheckpointError, match="lacks tensor later.weight"):
+    with pytest.raises(CheckpointError, match=r"lacks tensor later\.weight"):
         found = clover_numbers(config)
         del found["later.weight"]
         config.check(found, "h")
