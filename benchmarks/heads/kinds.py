@@ -7,10 +7,9 @@
 `fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts.
 `clover-parallel` are heads of Clover that read no drafted token, and `clover-plain` has no layer in
 front of them. Each head begins with the same seed and reads the same batches, one step of a chain
-at a time, but `--steps` steps of Clover. The texts that
-are held out are the first ones. Acceptance is that of greedy drafts along the recorded answers;
-intervals (95 %) draw whole texts; differences are paired by text and are to the first head of the
-list.
+at a time, but all its `--steps` heads of Clover. The texts that are held out are the first ones.
+Acceptance is that of greedy drafts along the recorded answers; intervals (95 %) draw whole texts;
+differences are paired by text and are to the first head of the list.
 """
 
 import argparse

@@ -33,7 +33,8 @@ _SMALL = 0.01
 """Spread of the values of a merge before training (the paper draws them below this number)."""
 _PENALTY = 0.1
 """Penalty on the values of the fitted merge, relative to the mean square of what they pass."""
-_DECAY = 0.7
+DECAY = 0.7
+"""The weight of each head in the loss, relative to the head before (arXiv 2408.00264)."""
 _ENDS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
@@ -124,7 +125,7 @@ def _of_layer(
         return own.clone()
     value = start_of(theirs, shape, teacher, random=random)
     if name.endswith("layernorm.weight") and not random:
-        return value * without_norm(teacher) * teacher.norm.square().mean().sqrt()
+        return value * without_norm(teacher.norm) * teacher.norm.square().mean().sqrt()
     return value
 
 
@@ -141,7 +142,7 @@ def fit_clover(
         steps: number of heads that share the matrix of later ones.
     """
     width = head.config.width
-    off = 1 / head.part(HEAD_NORM)
+    off = without_norm(head.part(HEAD_NORM))
     linear, gates = Normal(2 * width, width), torch.zeros(head.config.layer.num_heads)
     rows = 0
     for states, words, _ in _answers(head, texts, places):
@@ -160,7 +161,7 @@ def _fit_heads(
     head: CloverModule, texts: RecordedTexts, places: Sequence[TextPlace], steps: int
 ) -> None:
     width, regressive = head.config.width, head.config.regressive
-    off = 1 / head.part(HEAD_NORM)
+    off = without_norm(head.part(HEAD_NORM))
     fits = {FIRST: Normal(width + 1, width)}
     if regressive:
         fits[LATER] = Normal(2 * width + 1, width)
@@ -177,7 +178,7 @@ def _fit_heads(
             if step and regressive:
                 parts.insert(1, words[step:-1])
             # each row of a later head counts as much as in the loss
-            weight = _DECAY ** (step / 2)
+            weight = DECAY ** (step / 2)
             fits[name].add(torch.cat(parts, dim=1) * weight, states[ahead:] * off * weight)
     for name, normal in fits.items():
         found = normal.solve()

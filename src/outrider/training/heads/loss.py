@@ -12,14 +12,13 @@ from torch import Tensor
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
+from outrider.training.heads.clover import DECAY
 from outrider.training.heads.data import RecordedTexts, TextPlace
 from outrider.training.heads.start import Teacher
 from outrider.training.heads.unroll import Texts, unroll
 
-_DECAYS = {HeadKind.CLOVER: 0.7}
 _DECAY = 0.8
-"""The weight of each step of a chain, relative to the step before (arXiv 2503.01840); of Clover
-0.7 (arXiv 2408.00264)."""
+"""The weight of each step of a chain, relative to the step before (arXiv 2503.01840)."""
 _STATES = {HeadKind.EAGLE1: 1.0, HeadKind.FSPAD: 1.0, HeadKind.CLOVER: 10.0}
 _LOGITS = {HeadKind.EAGLE1: 0.1, HeadKind.FSPAD: 0.1}
 """Weights of the distance of states and of the cross-entropy (arXiv 2401.15077, 2408.00264); all
@@ -47,7 +46,7 @@ def chain_loss(
     with torch.no_grad():
         final = texts.states[:, :, -1]
     kind, total, weights = head.config.kind, torch.zeros(()), 0.0
-    distance, decay = _STATES.get(kind, 0.0), _DECAYS.get(kind, _DECAY)
+    distance, decay = _STATES.get(kind, 0.0), DECAY if kind is HeadKind.CLOVER else _DECAY
     for step, found in enumerate(unroll(head, rotary, read or texts, steps)):
         at = texts.at(step + 1)[..., None].expand(-1, -1, final.shape[-1])
         with torch.no_grad():

@@ -163,11 +163,10 @@ def trained_head(
     return file.config, file.tensors
 
 
-def without_norm(teacher: Teacher) -> Float[Tensor, " hidden"]:
-    """Return what takes the weights of the final norm off a final state; no factor is large."""
-    ours = teacher.norm
-    least = _SMALLEST * ours.abs().mean()
-    return 1 / torch.where(ours.abs() < least, least, ours)
+def without_norm(norm: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
+    """Return the factors that take the weights of a norm off its result; none of them is large."""
+    least = _SMALLEST * norm.abs().mean()
+    return 1 / torch.where(norm.abs() < least, least, norm)
 
 
 def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
@@ -175,7 +174,7 @@ def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
     theirs = teacher.layer.get(f"{LAYER}input_layernorm.weight")
     if theirs is None:
         return
-    factors = theirs * without_norm(teacher)
+    factors = theirs * without_norm(teacher.norm)
     for name in "qkv":
         tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
 

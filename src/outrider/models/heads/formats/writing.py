@@ -15,8 +15,8 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
 from outrider.models.heads.clover.config import CloverConfig
-from outrider.models.heads.clover.files import clover_settings
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
+from outrider.models.heads.formats.clover import clover_settings
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.medusa import medusa_settings
