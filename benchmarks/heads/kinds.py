@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from outrider.engine.options import is_family
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.writing import write_head
+from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
 from outrider.training.heads.config import HeadRecipe
@@ -73,7 +75,8 @@ def main() -> None:
         evaluate_minutes=1e9,
     )
     recipe = replace(recipe, training=training, seed=given.seed, layers=given.layers)
-    source = local_folder(recipe.target)
+    target = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
+    source = local_folder(target)
     teacher = Teacher.of(open_checkpoint(source))
     for name in given.heads:
         if not (given.out / name / "counts.json").is_file():
