@@ -1,7 +1,7 @@
 """Tokens a round of `ppd` with trained prompt tokens, beside random ones, on new prompts.
 
     python -m benchmarks.heads.prompt_tokens runs/tiny-ppd/tiny-ppd configs/ppd/tiny.toml \
-        --data DIR
+        --data DIR --temperatures 0 0.8 --rows 8 16 32
 """
 
 import argparse
@@ -87,18 +87,24 @@ def main() -> None:
     parser.add_argument("prompts", type=Path, help="folder of the prompt tokens")
     parser.add_argument("config", type=Path, help="the file that they were trained with")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32], help="of a draft")
+    parser.add_argument("--count", type=int, default=PROMPTS, help="number of prompts")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     recipe, trained = read_table(given.config, PpdRecipe), PromptTokens.read(given.prompts)
     named = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
     source = local_folder(named)
-    target, tokenizer = load_model(source), Tokenizer.load(source)
+    target, tokenizer = load_model(source, threads=given.threads), Tokenizer.load(source)
     every = training_prompts(recipe.prompts, given.data, recipe.answers.seed)
-    ids = [tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * PROMPTS)]
-    ids = [one for one in ids if len(one) < LONGEST][:PROMPTS]
+    ids = [
+        tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * given.count)
+    ]
+    ids = [one for one in ids if len(one) < LONGEST][: given.count]
     draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
-    for temperature in (0.0, 0.8):
+    for temperature in given.temperatures:
         _, texts = decode(target, None, ids, temperature)
-        for nodes in (8, 16, 32):
+        for nodes in given.rows:
             good = Ppd(prompts=trained, nodes=nodes)
             ours, mine = decode(target, good, ids, temperature)
             random = Ppd(prompts=random_tokens(target, trained), nodes=nodes)

@@ -47,7 +47,8 @@ class HeadInputs:
 
 _MEASURED_TEXT, _MEASURED_TURNS, _MEASURED_DEPTHS = 32, 6, (1, 3)
 _READ = 64
-"""The last tokens of a prompt that a hinted head reads; hints follow from the whole text."""
+"""The last tokens of a prompt that some heads read; hints follow from the whole text."""
+_READS_THE_END = (HeadKind.HINTED,)
 _EVICTING = 64 << 20
 """Bytes that are more than the caches of most processors hold."""
 
@@ -63,9 +64,11 @@ class HeadModel:
         target: the model whose states it reads; it keeps the states of `config.states`.
         followers: a file of what followed which tokens in answers of the target
             (`memories.followers`), or None.
+        reads: the last tokens of a prompt that caches begun from now on read; None: all of them.
     """
 
     followers: Path | None = None
+    reads: int | None
 
     layered = segmented = chain_decoder = hidden_states = selector = embed = None
 
@@ -81,7 +84,7 @@ class HeadModel:
         self._states: HiddenStates = target.hidden_states
         self._ids = tensors["ids"].long()
         self._table = successors_of(self.config, tensors)
-        self._reads = _READ if self.config.kind is HeadKind.HINTED else None
+        self.reads = _READ if self.config.kind in _READS_THE_END else None
         info = target.info
         self._layout = self._layout_for(module, torch.device(info.device))
         self.info = ModelInfo(
@@ -127,11 +130,11 @@ class HeadModel:
         """
         if isinstance(previous, Following) and self._owns(previous):
             cache = previous
-            cache.follow_again(source, self._fresh_hints(), text, self._reads)
+            cache.follow_again(source, self._fresh_hints(), text, self.reads)
         else:
             cache = self._fresh_cache()
             whole = (int(source.text[0]), *text)
-            cache.follow(source, self._fresh_hints(), skipped_of(whole, self._reads))
+            cache.follow(source, self._fresh_hints(), skipped_of(whole, self.reads))
         return cache
 
     def draft_seconds(self) -> float:
