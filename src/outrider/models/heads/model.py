@@ -147,15 +147,18 @@ class HeadModel:
         cache = self.follow(source)
         cache.commit(source.text[1:])
         least = [float("inf")] * 2
+        depths = [min(depth, cache.longest or depth) for depth in _MEASURED_DEPTHS]
         others = torch.zeros(min(self.target.info.weight_bytes or 0, _EVICTING), dtype=torch.uint8)
         for _ in range(_MEASURED_TURNS):
-            for place, depth in enumerate(_MEASURED_DEPTHS):
+            for place, depth in enumerate(depths):
                 others += 1
                 begun = perf_counter()
                 self._chain_of(cache, depth)
                 least[place] = min(least[place], perf_counter() - begun)
                 cache.commit(())
-        shorter, longer = _MEASURED_DEPTHS
+        shorter, longer = depths
+        if shorter == longer:
+            return least[0]
         return max((least[1] - least[0]) / (longer - shorter), 1e-7)
 
     def _chain_of(self, cache: Following, depth: int) -> None:

@@ -22,7 +22,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "clover": {},
     "clover-one": {"layers": 1},
     "clover-plain": {"layers": 0},
-    "clover-parallel": {"layers": 1, "regressive": False, "heads": 3},
+    "clover-parallel": {"layers": 1, "regressive": False},
 }
 """Heads as in the paper, and with its parts switched off."""
 
@@ -67,12 +67,13 @@ def clover_module(
     return CloverModule(config, tensors, lambda ids: F.embedding(ids, teacher.embed), rows)
 
 
-def clover_rig(folder: Path, name: str = "clover", target: Any = None, **changes: Any) -> Rig:
-    """Heads beside the target of a folder; `changes` are tensors by their names."""
+def clover_rig(folder: Path, name: str = "clover", heads: int = 3, **changes: Any) -> Rig:
+    """Heads beside the target of a folder, so many if they are not regressive; `changes` are
+    tensors by their names."""
     teacher = Teacher.of(open_checkpoint(folder))
-    config = clover_config(teacher.config, **SHAPES[name])
+    config = clover_config(teacher.config, **{"heads": heads} | SHAPES[name])
     tensors = clover_numbers(config) | changes
     module = clover_module(config, tensors, teacher)
-    found = Decoder.load(folder, dtype=torch.float32) if target is None else target
-    pair = run_head(config, tensors, found, name="clover")
+    target = Decoder.load(folder, dtype=torch.float32)
+    pair = run_head(config, tensors, target, name="clover")
     return Rig(config, tensors, teacher, module, pair.target, pair.head)  # pyright: ignore[reportArgumentType]

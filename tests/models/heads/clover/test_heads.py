@@ -213,7 +213,7 @@ def test_no_more_tokens_than_heads(rigs: dict[str, Rig]) -> None:
     assert plain.rows(plain.follows(TEXT), (1,) * 9).shape[0] == 10
 
 
-def test_what_it_stores_and_costs(rigs: dict[str, Rig]) -> None:
+def test_what_it_stores_and_costs(rigs: dict[str, Rig], folder: Path) -> None:
     sizes = {name: rig.head.info.bytes_per_token for name, rig in rigs.items()}
     one = sizes["clover-one"]
     assert sizes == {
@@ -222,7 +222,8 @@ def test_what_it_stores_and_costs(rigs: dict[str, Rig]) -> None:
         "clover-plain": 0,
         "clover-parallel": one,
     }
-    for rig in rigs.values():
+    few = [clover_rig(folder, "clover-parallel", heads) for heads in (1, 2)]
+    for rig in (*rigs.values(), *few):  # fewer heads than steps that are measured
         assert isinstance(rig.head, CloverModel) and rig.head.draft_seconds() > 0
         with pytest.raises(Exception, match="reads hidden states of its target"):
             rig.head.start([])

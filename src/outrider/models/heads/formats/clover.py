@@ -16,7 +16,8 @@ from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
 from outrider.models.heads.formats.layers import layer_settings, read_layer
-from outrider.models.heads.formats.own import NEEDED, own_tensors
+from outrider.models.heads.formats.own import NEEDED, own_file
+from outrider.models.heads.formats.recognising import HeadFormat
 from outrider.models.heads.formats.settings import (
     EXTRAS,
     FIELDS,
@@ -24,7 +25,6 @@ from outrider.models.heads.formats.settings import (
     VOCAB,
     extras_of,
     read_extras,
-    read_verifier,
     speculators_config,
 )
 
@@ -66,16 +66,7 @@ def read_clover(checkpoint: Checkpoint) -> HeadFile:
         regressive=config["clover_regressive"],
         heads=config["clover_heads"],
     )
-    sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
-    tensors, grouped = own_tensors(checkpoint, head, where)
-    return HeadFile(
-        config=head,
-        tensors=tensors,
-        verifier=read_verifier(config, sizes, file),
-        format=HeadKind.CLOVER.value,
-        trained=trained,
-        grouped=grouped,
-    )
+    return own_file(checkpoint, head, HeadFormat.CLOVER, trained)
 
 
 def clover_settings(
