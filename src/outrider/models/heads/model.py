@@ -21,8 +21,9 @@ from outrider.models.heads.cache import Following, HeadCache, skipped_of
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.hints import Hints, HintSource
 from outrider.models.heads.module import HeadModule, HeadNetwork
-from outrider.models.llama.attention import attend, reach
+from outrider.models.llama.attention import Reach, attend, reach
 from outrider.models.llama.base import cache_layout
+from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.rope import RotaryTable, rotate
 from outrider.protocols import Cache, HiddenStates, LanguageModel, ModelInfo, Segment
 
@@ -146,15 +147,18 @@ class HeadModel:
         cache = self.follow(source)
         cache.commit(source.text[1:])
         least = [float("inf")] * 2
+        depths = [min(depth, cache.longest or depth) for depth in _MEASURED_DEPTHS]
         others = torch.zeros(min(self.target.info.weight_bytes or 0, _EVICTING), dtype=torch.uint8)
         for _ in range(_MEASURED_TURNS):
-            for place, depth in enumerate(_MEASURED_DEPTHS):
+            for place, depth in enumerate(depths):
                 others += 1
                 begun = perf_counter()
                 self._chain_of(cache, depth)
                 least[place] = min(least[place], perf_counter() - begun)
                 cache.commit(())
-        shorter, longer = _MEASURED_DEPTHS
+        shorter, longer = depths
+        if shorter == longer:
+            return least[0]
         return max((least[1] - least[0]) / (longer - shorter), 1e-7)
 
     def _chain_of(self, cache: Following, depth: int) -> None:
@@ -263,20 +267,42 @@ class HeadModel:
         )
         hints, levels = (torch.from_numpy(a).long() for a in (inputs.hints, inputs.levels))
         stream, read = module.enter(entered, tokens, hints, levels)
-        queries, keys, values = module.project(read)
+        seen, layer = reach(feed, cache, None), module.config.layer
+        attended = self._attended(cache, feed, seen, module.project(read), layer)
+        return module.answer(module.leave(stream, attended)[keep])
+
+    def _attended(
+        self,
+        cache: HeadCache,
+        feed: Feed,
+        seen: Reach,
+        projected: tuple[Tensor, Tensor, Tensor],
+        layer: DecoderConfig,
+        number: int = 0,
+    ) -> Tensor:
+        """Write keys and values of rows, for which the cache has space; return what they attend to.
+
+        Args:
+            cache: the cache.
+            feed: the rows.
+            seen: the slots that they read.
+            projected: their queries, keys and values, not rotated.
+            layer: the shape of the layer.
+            number: the place of the layer in the cache.
+        """
+        queries, keys, values = projected
         places = torch.from_numpy(feed.positions)
         turns = self._rotary.at(places, int(feed.positions.max()) + 1)
-        storage, seen = cache.storage, reach(feed, cache, None)
-        storage.keys[0][:, feed.start : feed.end] = rotate(keys, *turns).transpose(0, 1)
-        storage.values[0][:, feed.start : feed.end] = values.transpose(0, 1)
-        attended = attend(
+        storage = cache.storage
+        storage.keys[number][:, feed.start : feed.end] = rotate(keys, *turns).transpose(0, 1)
+        storage.values[number][:, feed.start : feed.end] = values.transpose(0, 1)
+        return attend(
             rotate(queries, *turns),
-            storage.keys[0][:, seen.first : feed.end],
-            storage.values[0][:, seen.first : feed.end],
+            storage.keys[number][:, seen.first : feed.end],
+            storage.values[number][:, seen.first : feed.end],
             seen.mask,
-            module.config.layer.attention_scale,
+            layer.attention_scale,
         )
-        return module.answer(module.leave(stream, attended)[keep])
 
 
 def successors_of(config: HeadShape, tensors: dict[str, Tensor]) -> np.ndarray:
