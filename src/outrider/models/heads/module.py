@@ -171,20 +171,16 @@ class HeadModule(HeadNetwork[HeadConfig]):
 
     def project(self, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values `[*rows, heads, head_dim]`, not rotated."""
+        return self.projected(read, "q"), self.projected(read, "k"), self.projected(read, "v")
+
+    def projected(self, read: Tensor, name: str) -> Float[Tensor, "*rows heads head_dim"]:
+        """Return queries (`name` is `q`), keys (`k`) or values (`v`), not rotated."""
         layer = self.config.layer
-        found = [
-            F.linear(read, self._of(f"{name}_proj.weight"), self._bias(f"{name}_proj.bias"))
-            for name in "qkv"
-        ]
-        heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
-        queries, keys, values = (
-            one.unflatten(-1, (count, layer.head_dim))
-            for one, count in zip(found, heads, strict=True)
-        )
-        if layer.qk_norm:
-            queries = self._norm(queries, f"{LAYER}self_attn.q_norm.weight")
-            keys = self._norm(keys, f"{LAYER}self_attn.k_norm.weight")
-        return queries, keys, values
+        flat = F.linear(read, self._of(f"{name}_proj.weight"), self._bias(f"{name}_proj.bias"))
+        heads = flat.unflatten(-1, (-1, layer.head_dim))
+        if layer.qk_norm and name != "v":
+            return self._norm(heads, f"{LAYER}self_attn.{name}_norm.weight")
+        return heads
 
     def leave(self, stream: Rows, attended: Float[Tensor, "*rows queries"]) -> Rows:
         """Return the stream after the layer, given the result of attention."""

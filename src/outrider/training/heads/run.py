@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
+from outrider.models.heads.chimera.config import ChimeraConfig
+from outrider.models.heads.chimera.module import ChimeraModule
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.medusa.config import MedusaConfig
 from outrider.models.heads.medusa.module import MedusaModule
@@ -23,6 +25,13 @@ from outrider.models.llama.rope import RotaryTable
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
+from outrider.training.heads.chimera import (
+    chimera_loss,
+    fit_chimera,
+    fresh_chimera,
+    further_chimera,
+    soften_chimera,
+)
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
 from outrider.training.heads.loss import acceptance, chain_loss, with_noise
@@ -123,7 +132,9 @@ class HeadTrainer:
             return tensors
         assert isinstance(config, HeadConfig)  # all other kinds have one layer
         self.config = config
-        self.head = HeadModule(config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        made = (config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        chimera = isinstance(config, ChimeraConfig)
+        self.head = ChimeraModule(*made) if chimera else HeadModule(*made)
         if recipe.training.bits == 4:
             self._rows = quantize_int4(self._rows).dequantize()
             self._rounding = Rounding(self.head)
@@ -140,10 +151,12 @@ class HeadTrainer:
         if options.start:
             config, tensors = trained_head(Path(options.start), kind, states, teacher)
             self.texts.hint_with(tensors.get("successors"))
-            return further_medusa(config, tensors, recipe.heads)
+            return further_chimera(*further_medusa(config, tensors, recipe.heads), recipe)
         ids = self.texts.frequent(recipe.draft_vocab)
         if kind is HeadKind.MEDUSA:
             return fresh_medusa(teacher, states[-1], ids, recipe.heads)
+        if kind is HeadKind.CHIMERA:
+            return fresh_chimera(teacher, states[-1], ids, recipe)
         return fresh_head(
             teacher,
             kind,
@@ -160,10 +173,12 @@ class HeadTrainer:
         found = self.head.tensors() | self._integers
         if self.config.kind is HeadKind.EAGLE3:  # other engines need its rows
             found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
-        if isinstance(self.head, MedusaModule):
+        if isinstance(self.config, MedusaConfig | ChimeraConfig):
             ids = torch.from_numpy(self.ids)
             self.head.lm_head = self._rows[ids]
-            found["accuracies"] = rank_accuracies(self.head, self.texts, self.held_out, ids)
+            found["accuracies"] = rank_accuracies(
+                self.head, self._rotary, self.texts, self.held_out, ids, self.config.heads
+            )
         return found
 
     def run(self) -> None:
@@ -215,9 +230,8 @@ class HeadTrainer:
             return
         count, tokens = self._fitted()
         places, fitted = self.training[:count], f"start: matrices fitted on {tokens:,} tokens"
-        if isinstance(self.head, MedusaModule):
-            fit_mixes(self.head, self.texts, places)
-            factors = self._soften_medusa(self.head, self.training[:_SOFTENED])
+        if isinstance(self.head, MedusaModule | ChimeraModule):
+            factors = self._fit_heads(self.head, places)
             self.report(f"{fitted}, logits times {' '.join(f'{one:g}' for one in factors)}")
         elif self.config.predicts_states:
             fit_states(self.head, self.texts, places)
@@ -226,11 +240,18 @@ class HeadTrainer:
             fit_ridge(self.head, self.texts, places)
             self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
 
-    def _soften_medusa(self, head: MedusaModule, places: Sequence[TextPlace]) -> list[float]:
-        """Do for each Medusa head what `_soften` does for others."""
-        ids = self._vocabulary(places)
-        head.lm_head = self._rows[ids]
-        return soften_mixes(head, self.texts.batch(places), ids)
+    def _fit_heads(
+        self, head: MedusaModule | ChimeraModule, places: Sequence[TextPlace]
+    ) -> list[float]:
+        """Fit several heads; then do for each of them what `_soften` does for others."""
+        softened = self.training[:_SOFTENED]
+        ids = self._vocabulary(softened)
+        head.lm_head, batch = self._rows[ids], self.texts.batch(softened)
+        if isinstance(head, MedusaModule):
+            fit_mixes(head, self.texts, places)
+            return soften_mixes(head, batch, ids)
+        fit_chimera(head, self.texts, places)
+        return soften_chimera(head, self._rotary, batch, ids)
 
     def _fitted(self) -> tuple[int, int]:
         """Return the number of texts on which matrices are fitted, and that of their tokens."""
@@ -307,6 +328,9 @@ class HeadTrainer:
         batch = read = self.texts.batch(places)
         if isinstance(self.head, MedusaModule):
             return medusa_loss(self.head, batch, ids)
+        if isinstance(self.head, ChimeraModule):
+            soft = self.recipe.training.soft
+            return chimera_loss(self.head, self._rotary, batch, self.teacher, ids, soft)
         if self.config.predicts_states and self.recipe.training.noise:
             seed = (self.recipe.seed << 32) + number  # a resumed run draws the same noise
             read = with_noise(batch, self.recipe.training.noise, seed)

@@ -14,11 +14,12 @@ from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
+from outrider.models.heads.chimera.config import ChimeraConfig
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.medusa import medusa_settings
-from outrider.models.heads.formats.own import EIGHT_BITS, FOUR_BITS, packed_tensors
+from outrider.models.heads.formats.own import CHIMERA_FIELDS, EIGHT_BITS, FOUR_BITS, packed_tensors
 from outrider.models.heads.formats.settings import (
     EXTRAS,
     PREDICTOR_FLAGS,
@@ -33,6 +34,7 @@ _ARCHITECTURES = {
     HeadKind.EAGLE3: "Eagle3Speculator",
     HeadKind.EAGLE1: "OutriderEagle1Speculator",
     HeadKind.FSPAD: "OutriderFspadSpeculator",
+    HeadKind.CHIMERA: "OutriderChimeraSpeculator",
 }
 
 
@@ -54,8 +56,8 @@ def write_head(
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes` and `HeadConfig.optional`).
         verifier: its target; its sizes follow from `config`.
-        bits: 8 or 4 of the matrices, in our own format only; Medusa heads have 8. None writes
-            float32.
+        bits: 8 or 4 of the matrices, in our own format only; Medusa heads and heads of Chimera have
+            8. None writes float32.
         card: the text of README.md.
         trained: how it was trained, as JSON.
         rotary: the target's config.json, for heads with scaled rotary embeddings.
@@ -73,12 +75,13 @@ def write_head(
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
+    if isinstance(config, MedusaConfig | ChimeraConfig) and bits == FOUR_BITS:
+        name = "Medusa heads" if isinstance(config, MedusaConfig) else "heads of Chimera"
+        raise OptionError(
+            f"{name} are not written with 4 bits: their training does not round them",
+            hint="Give 8 or None",
+        )
     if isinstance(config, MedusaConfig):
-        if bits == FOUR_BITS:
-            raise OptionError(
-                "Medusa heads are not written with 4 bits: their training does not round them",
-                hint="Give 8 or None",
-            )
         settings = medusa_settings(config, verifier, trained)
     else:
         settings = _settings(config, verifier, rotary, trained)
@@ -112,6 +115,8 @@ def _settings(
     trained: Mapping[str, JsonValue] | None,
 ) -> dict[str, JsonValue]:
     own = {name: getattr(config, name) for name in PREDICTOR_FLAGS}
+    several = CHIMERA_FIELDS if isinstance(config, ChimeraConfig) else ()
+    chimera = {one.name: getattr(config, one.name) for one in several}
     return {
         "architectures": [_ARCHITECTURES[config.kind]],
         "speculators_model_type": config.kind.value,
@@ -127,6 +132,7 @@ def _settings(
         "norm_output": config.norm_output,
         "tie_word_embeddings": False,
         **(own if config.predicts_states else {}),
+        **chimera,
         EXTRAS: extras_of(verifier, trained),
     }
 
