@@ -43,6 +43,7 @@ KINDS = [
     pytest.param("eagle1", marks=pytest.mark.method("eagle1")),
     pytest.param("fspad", marks=pytest.mark.method("fspad")),
     pytest.param("medusa", marks=pytest.mark.method("medusa")),
+    pytest.param("chimera", marks=pytest.mark.method("chimera")),
 ]
 
 

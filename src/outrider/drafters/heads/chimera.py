@@ -33,32 +33,32 @@ class Chimera(RankedTree):
     name: str = "chimera"
 
     def _tokens(self, state: ModelState, tail: IntArray, cut: Cut) -> IntArray | None:
-        cache, written = state.cache, state.written(tail)
-        tokens, rows = np.full(len(cut), -1, dtype=np.int64), {}
-        texts: dict[int, list[int]] = {-1: written}
+        cache, parents = state.cache, cut.parents.tolist()
+        inner = set(parents)
+        tokens = np.full(len(cut), -1, dtype=np.int64)
+        texts: dict[int, list[int]] = {-1: state.written(tail)}
         segment, want = attach(cache, tail, EMPTY_DRAFT)
-        nodes, rows[-1] = [-1], int(want[0])
+        nodes, rows = [-1], {-1: int(want[0])}
         for at in cut.levels:
             state.counters.forwards += 1
             [found] = self.model.forward([segment], [want])
-            logits = found.logits[:, self.model.ids]
-            ranked = self._best(state, logits, [texts[node] for node in nodes], [0] * len(nodes))
+            before = [texts[node] for node in nodes]
+            ranked = self._best(state, found.logits[:, self.model.ids], before, [0] * len(nodes))
             if ranked is None:
                 return None
             best = dict(zip(nodes, ranked, strict=True))
-            for node in at.tolist():
-                parent = int(cut.parents[node])
-                tokens[node] = best[parent][cut.ranks[node]]
-            read = set(cut.parents.tolist())
-            nodes = [node for node in at.tolist() if node in read and tokens[node] >= 0]
+            level = [node for node in at.tolist() if parents[node] in best]
+            for node in level:
+                tokens[node] = best[parents[node]][cut.ranks[node]]
+            nodes = [node for node in level if node in inner and tokens[node] >= 0]
             if not nodes:
                 break
             for place, node in enumerate(nodes, start=cache.num_speculative):
                 rows[node] = place
-                texts[node] = [*texts[int(cut.parents[node])], int(tokens[node])]
-            parents = as_ids([rows[int(cut.parents[node])] for node in nodes])
+                texts[node] = [*texts[parents[node]], int(tokens[node])]
+            above = as_ids([rows[parents[node]] for node in nodes])
+            segment = Segment(cache, as_ids(tokens[nodes]), above)
             want = as_ids([rows[node] for node in nodes])
-            segment = Segment(cache, as_ids(tokens[nodes]), parents)
         return tokens
 
 
