@@ -66,16 +66,20 @@ def other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unroll, "grams_of", lambda tokens, n: right(tokens, n).roll(1, 1))
 
 
-def kept_trigram(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The encoded token, and not the output, stands for the missing state."""
-    right = unroll._ChimeraLayer.read
-    monkeypatch.setattr(unroll._ChimeraLayer, "read", lambda *given: right(*given) + 0.1)
+def no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No output stands for the missing state."""
+    right = unroll._ChimeraLayer.stored
+
+    def stored(layer: Any, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return right(layer, states if int(places[0, 0]) == 0 else torch.ones_like(states), places)
+
+    monkeypatch.setattr(unroll._ChimeraLayer, "stored", stored)
 
 
 BROKEN: dict[str, Any] = {
     "places": unmoved,
     "tokens": other_tokens,
-    "outputs": kept_trigram,
+    "outputs": no_output,
     "itself": _attends(lambda first, hidden, own: (first, hidden, own[:-1])),
     "branch": _attends(lambda first, hidden, own: (first, hidden, own[-1:])),
     "future": _attends(lambda first, hidden, own: (first, hidden.roll(1, -1), own)),
