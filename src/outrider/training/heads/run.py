@@ -64,7 +64,10 @@ _SAVED_SECONDS = 120.0
 _SOFTENED = 12
 """Texts on which the first scale of the logits is chosen."""
 _FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
-_ENTRIES = ("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight")
+_ENTRIES = (
+    *("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight"),
+    *("encoder/out/weight", "state/weight", "output/weight"),
+)
 
 Report = Callable[[str], None]
 
@@ -378,8 +381,8 @@ class _Clock:
 
 
 def _optimizer(head: HeadNetwork[HeadShape], options: HeadTraining) -> torch.optim.Optimizer:
-    entries = [part for name, part in head.parts.items() if name in _ENTRIES]
-    others = [part for name, part in head.parts.items() if name not in _ENTRIES]
+    entries = [part for name, part in head.parts.items() if name.endswith(_ENTRIES)]
+    others = [part for name, part in head.parts.items() if not name.endswith(_ENTRIES)]
     groups = [
         {"params": [p for p in others if p.dim() > 1], "weight_decay": _DECAY, "scale": 1.0},
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
