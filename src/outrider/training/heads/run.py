@@ -135,9 +135,8 @@ class HeadTrainer:
             return tensors
         assert isinstance(config, HeadConfig)  # all other kinds have one layer
         self.config = config
-        made = (config, tensors, lambda ids: F.embedding(ids, embed), rows)
-        chimera = isinstance(config, ChimeraConfig)
-        self.head = ChimeraModule(*made) if chimera else HeadModule(*made)
+        kind = ChimeraModule if isinstance(config, ChimeraConfig) else HeadModule
+        self.head = kind(config, tensors, lambda ids: F.embedding(ids, embed), rows)
         if recipe.training.bits == 4:
             self._rows = quantize_int4(self._rows).dequantize()
             self._rounding = Rounding(self.head)
