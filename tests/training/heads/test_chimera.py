@@ -239,7 +239,9 @@ def test_a_head_with_each_part_learns(
     source: Path, recorded: Path, tmp_path: Path, parts: str
 ) -> None:
     """The loss falls; the file states how often each rank was right."""
-    made = trainer(source, recorded, tmp_path, replace(recipe("chimera"), **PARTS[parts]))
+    made = trainer(
+        source, recorded, tmp_path, replace(recipe("chimera", entry_rate=1.0), **PARTS[parts])
+    )
     made._start()
     before = mean_loss(made)
     made.run()
