@@ -4,12 +4,13 @@
     python -m benchmarks.heads.kinds configs/heads/smollm2.toml --out runs/compared \\
         --texts runs/head/texts --heads eagle1 fspad fspad-sampling fspad-alignment --passes 4
 
-`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts.
-`clover-parallel` are heads of Clover that read no drafted token, and `clover-plain` has no layer in
-front of them. Each head begins with the same seed and reads the same batches, one step of a chain
-at a time, but all its `--steps` heads of Clover. The texts that are held out are the first ones.
-Acceptance is that of greedy drafts along the recorded answers; intervals (95 %) draw whole texts;
-differences are paired by text and are to the first head of the list.
+`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts; `chimera-short`
+and `chimera-long` are those of Chimera with the trigrams or with the layer only; `clover-parallel`
+are heads of Clover that read no drafted token, and `clover-plain` has no layer in front of them.
+Each head begins with the same seed and reads the same batches, one step of a chain at a time, but
+all its heads of Chimera and its `--steps` heads of Clover. The texts that are held out are the
+first ones. Acceptance is that of greedy drafts along the recorded answers; intervals (95 %) draw
+whole texts; differences are paired by text and are to the first head of the list.
 """
 
 import argparse
@@ -42,6 +43,13 @@ STEPS = 5
 LENGTHS = (2, 3, 5)
 """Lengths of chains whose tokens a round are shown."""
 RESAMPLES = 2000
+PARTS = {
+    "sampling": "sampling",
+    "alignment": "alignment",
+    "short": "trigram",
+    "long": "context",
+}
+"""The part of a head that stays alone behind the name of its kind, and the option that it is."""
 _SHOWN = 4
 """Texts that are held out on which the trainer itself reports its progress."""
 
@@ -87,7 +95,7 @@ def main() -> None:
 def of(recipe: HeadRecipe, name: str) -> HeadRecipe:
     """Return the recipe of one head."""
     kind, _, only = name.partition("-")
-    parts = {part: only in ("", part) for part in ("sampling", "alignment")}
+    parts = {option: only in ("", part) for part, option in PARTS.items()}
     layers = 0 if only == "plain" else recipe.layers
     parts["regressive"] = only != "parallel"
     return replace(recipe, kind=kind, name=name, layers=layers, **parts)

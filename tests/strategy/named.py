@@ -13,7 +13,7 @@ FITTING = {
 }
 """Rules that judge drafts of a certain kind, with drafters that make them."""
 
-OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover")
+OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover", "chimera")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
 OF_FILES = ("ppd",)

@@ -24,6 +24,7 @@ from outrider.drafters import (
 )
 from outrider.drafters.combine.pyramid import qualified
 from outrider.drafters.given import ASKING, Costs, Given
+from outrider.drafters.heads.chimera import chimera_of
 from outrider.drafters.heads.clover import Clover
 from outrider.drafters.heads.eagle1 import Eagle1
 from outrider.drafters.heads.eagle3 import Eagle3
@@ -34,6 +35,7 @@ from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.models.costs import BATCHES, measure_costs
+from outrider.models.heads.chimera.model import ChimeraModel
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.medusa.model import MedusaModel
 from outrider.models.heads.model import HeadModel
@@ -193,6 +195,9 @@ def head_drafter(head: HeadModel, seconds: float) -> Drafter:
         case HeadKind.MEDUSA:
             assert isinstance(head, MedusaModel)  # no other model has heads of this kind
             return medusa_of(head)
+        case HeadKind.CHIMERA:
+            assert isinstance(head, ChimeraModel)
+            return chimera_of(head)
 
 
 def _copies(round_seconds: float) -> Lookup:

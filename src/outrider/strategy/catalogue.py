@@ -41,6 +41,7 @@ DRAFTERS = (
     "drafters.heads.eagle1",
     "drafters.heads.fspad",
     "drafters.heads.medusa",
+    "drafters.heads.chimera",
     "drafters.heads.clover",
     "drafters.heads.ppd",
     "drafters.combine.pyramid",

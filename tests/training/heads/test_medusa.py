@@ -111,7 +111,8 @@ def test_the_accuracy_of_each_rank(teacher: Teacher) -> None:
     made, head = Made(teacher.config.hidden_size, 3), heads_of(teacher)
     places: Any = [SimpleNamespace(number=i) for i in range(3)]
     ids = torch.arange(VOCAB)
-    found = rank_accuracies(head, made, places, ids)  # pyright: ignore[reportArgumentType]
+    rotary: Any = None  # Medusa heads have no places
+    found = rank_accuracies(head, rotary, made, places, ids, HEADS)  # pyright: ignore[reportArgumentType]
     assert found.shape == (HEADS, RANKS) and 0 < float(found.sum(1).max()) <= 1
     hits, tried = torch.zeros(RANKS), 0
     for text in made.texts:

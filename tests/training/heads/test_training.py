@@ -44,6 +44,7 @@ KINDS = [
     pytest.param("fspad", marks=pytest.mark.method("fspad")),
     pytest.param("medusa", marks=pytest.mark.method("medusa")),
     pytest.param("clover", marks=pytest.mark.method("clover")),
+    pytest.param("chimera", marks=pytest.mark.method("chimera")),
 ]
 
 

@@ -1,225 +1,66 @@
 """Medusa: heads on the target's last state, each of which drafts the token of one place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from outrider.core.counters import Counters
-from outrider.core.errors import LogitsError, OptionError
-from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.core.types import IntArray
 from outrider.drafters.given import Given
-from outrider.drafters.heads.static_tree import (
-    assumed_accuracies,
-    chain_tree,
-    greedy_tree,
-    reach_of,
-)
-from outrider.drafters.method import MOST_NODES, DrafterMethod
-from outrider.drafters.neural.growth.next_tokens import NextTokens, Picking
-from outrider.drafters.neural.model_state import ModelState, commit_states, open_states, window
-from outrider.drafters.neural.reading import read_ahead, timed
-from outrider.drafters.neural.tree import all_in_play, in_play
-from outrider.drafters.statistics.recycling import writable
-from outrider.drafters.statistics.template import Template
-from outrider.drafters.statistics.tree_statistics import SHAPE, template_from
+from outrider.drafters.heads.ranked_tree import RankedTree, given_heads, ranked_priors, ranked_tree
+from outrider.drafters.method import DrafterMethod
+from outrider.drafters.neural.model_state import ModelState
+from outrider.drafters.statistics.template import Cut
+from outrider.drafters.statistics.tree_statistics import SHAPE
 from outrider.models.heads.medusa.model import MedusaModel
 from outrider.policies import Source
-from outrider.protocols import NO_NEEDS, Drafter, Needs, Request
+from outrider.protocols import Drafter
 from outrider.protocols.method import Option, Paper, Value
-from outrider.sampling import NOT_FINITE, Sampler
-from outrider.sampling.noise import Purpose, stream_key
-from outrider.sampling.warps import Support
 
 _NODES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Medusa:
+class Medusa(RankedTree):
     """Drafts a static tree from Medusa heads (Cai et al. 2024, arXiv 2401.10774).
 
     All heads read one state, that of the place before the last token of the text, in one product.
     The token of rank r of head k stands on every node of depth k + 1 and rank r. A chain is a
-    tree of one path. Where the rule above reads no distributions, ranks are those after the noise
-    of the target's own choices is added; else the most likely tokens come first, as a point mass.
-
-    Drafting is switched off for a request for which the heads return NaN.
-
-    Attributes:
-        model: the heads.
-        template: the shape of the tree, most promising nodes first; a budget cuts it at the end.
-        name: the source its tokens are counted under.
+    tree of one path. Penalties see the text before the draft.
     """
 
     model: MedusaModel
-    template: Template
     name: str = "medusa"
-    needs: Needs = NO_NEEDS
 
-    draw = Draw.DETERMINISTIC
-    gives = Needs(probs=True)
-    """The distribution of a deterministic choice is a point mass; there is no reference."""
-    learns = False
-
-    @property
-    def origins(self) -> tuple[str, ...]:
-        """Its own name only: all its drafts are counted under it."""
-        return (self.name,)
-
-    def bind(self, needs: Needs, tier: int) -> "Medusa":
-        """Note whether the rule above reads distributions: tokens are then ranked without noise."""
-        return replace(self, needs=needs)
-
-    def begin(
-        self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
-    ) -> list[ModelState]:
-        """Follow the cache of the target of each request."""
-        return open_states(self.model, requests, previous)
-
-    def propose(
-        self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
-    ) -> list[Draft]:
-        """Return one tree per request, no deeper than there are heads after its tail."""
-        if not any(budget.nodes_of(self.name) > 0 for budget in budgets):
-            return [EMPTY_DRAFT] * len(states)
-        reading = read_ahead(self.model, states, budgets)
-        drafts = [self._tree(*parts) for parts in zip(states, tails, budgets, strict=True)]
-        return timed(drafts, reading)
-
-    def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
-        """Do nothing: the heads are fixed."""
-
-    def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
-        """Follow the text of the target."""
-        commit_states(self.model, states, tokens)
-
-    def counters(self, state: ModelState) -> dict[str, Counters]:
-        """Return how often the heads were computed, and their tokens."""
-        state.counters.off = state.off
-        return {self.name: state.counters}
-
-    def _tree(self, state: ModelState, tail: IntArray, budget: Budget) -> Draft:
-        nodes = budget.nodes_of(self.name)
-        depth = min(budget.depth, nodes)
-        if depth > 0:
-            depth = min(depth, window(self.model, state, tail))
-        if depth < 1:
-            return EMPTY_DRAFT
-        cut = self.template.cut(nodes, depth)
-        ranked = self._ranked(state, tail, len(cut.levels))
+    def _tokens(self, state: ModelState, tail: IntArray, cut: Cut) -> IntArray | None:
+        state.counters.forwards += 1
+        count, written = len(cut.levels), state.written(tail)
+        logits = self.model.after(state.cache)[len(tail) : len(tail) + count]
+        ranked = self._best(state, logits, [written] * count, range(count))
         if ranked is None:
-            return EMPTY_DRAFT
-        tokens, parents = np.empty(len(cut), dtype=np.int64), cut.parents
+            return None
+        tokens = np.empty(len(cut), dtype=np.int64)
         for level, at in enumerate(cut.levels):
             tokens[at] = ranked[level][cut.ranks[at]]
-        keep = writable(tokens, parents, state.request.sampler.end_ids)
-        if keep is not None:
-            number = np.append(np.cumsum(keep) - 1, -1)
-            tokens, parents = tokens[keep], number[parents[keep]]
-            if not len(tokens):
-                return EMPTY_DRAFT
-        state.counters.drafted += len(tokens)
-        return Draft(
-            tokens=as_ids(tokens),
-            parents=as_ids(parents),
-            sources=(self.name,) * len(tokens),
-            origin=self.name,
-        )
-
-    def _ranked(self, state: ModelState, tail: IntArray, levels: int) -> list[IntArray] | None:
-        """Return the best tokens of each level, -1 where there are no more; None after NaN."""
-        state.counters.forwards += 1
-        logits = self.model.after(state.cache)[len(tail) : len(tail) + levels]
-        if not bool((logits == logits).all()):
-            state.off = f"model {self.model.info.name}: {NOT_FINITE}"
-            return None
-        sampler, generated = state.request.sampler, state.written(tail)
-        most = min(self.template.width, logits.shape[1])
-        temperature = sampler.params.temperature
-        plain = all_in_play(sampler, len(generated))
-        picking = Picking.BEST if temperature == 0 or self.needs.probs else Picking.COUPLED
-        if plain and picking is Picking.BEST:
-            return list(self.model.ids[logits.topk(most, dim=-1).indices].numpy())
-        found: list[IntArray] = []
-        for level, row in enumerate(logits):
-            try:
-                support = self._support(sampler, row, generated, plain=plain)
-            except LogitsError as error:
-                state.off = f"model {self.model.info.name}: {error.problem}"
-                return None
-            index = len(generated) + level
-            key = stream_key(sampler.seed, sampler.sample, index, Purpose.CHOICE)
-            tokens = NextTokens.of(support, picking, key=key, most=most).tokens
-            found.append(np.pad(tokens, (0, most - len(tokens)), constant_values=-1))
-        return found
-
-    def _support(
-        self, sampler: Sampler, row: Tensor, generated: Sequence[int], *, plain: bool
-    ) -> Support:
-        """Return the tokens that one head may draft; penalties see the text before the draft."""
-        if plain:
-            return Support(self.model.ids, row.double() / (sampler.params.temperature or 1.0))
-        logits = torch.full((self.model.info.vocab_size,), -torch.inf)
-        logits[self.model.ids] = row
-        return in_play(sampler, logits, generated)
+        return tokens
 
 
 def medusa_of(
     model: MedusaModel, nodes: int = _NODES, shape: str = "", *, chain: bool = False
 ) -> Medusa:
-    """Return the drafter of some heads.
-
-    Args:
-        model: the heads.
-        nodes: the largest number of nodes of the tree, which is searched with the accuracies that
-            the files of the heads state, else with assumed ones.
-        shape: a file with a template, or with counts of nodes, in place of the search.
-        chain: draft the best token of each head only.
-
-    Raises:
-        OptionError: nodes below 1 or above 64, or a file that holds no tree.
-    """
-    if not 1 <= nodes <= MOST_NODES:
-        raise OptionError(
-            f"option nodes of 'medusa' is {nodes}", hint=f"Give a number from 1 to {MOST_NODES}"
-        )
-    if chain:
-        return Medusa(model=model, template=chain_tree(min(model.heads, nodes)))
-    if shape:
-        return Medusa(model=model, template=template_from(shape, nodes))
-    return Medusa(model=model, template=greedy_tree(_accuracies(model), nodes))
-
-
-def _accuracies(model: MedusaModel) -> np.ndarray:
-    known = model.accuracies
-    return assumed_accuracies(model.heads) if known is None else known
+    """Return the drafter of some heads (`ranked_tree`)."""
+    return ranked_tree(Medusa, model, nodes, shape, chain=chain)
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Medusa:
-    model = given.below[-1] if given.below else None
-    if not isinstance(model, MedusaModel):
-        found = "no draft model is given" if model is None else f"{model.info.name} is not one"
-        raise OptionError(
-            f"drafter 'medusa' needs heads of kind medusa, and {found}",
-            hint="Give draft=FOLDER with such heads; see docs/heads.md",
-        )
+    model = given_heads(given, "medusa", MedusaModel)
     return medusa_of(model, **options)  # pyright: ignore[reportArgumentType]
 
 
 def medusa_priors(drafter: Medusa, given: Given) -> tuple[Source, ...]:
     """Return the expected results of the tree before the first measurement."""
-    model = drafter.model
-    return (
-        Source(
-            name=drafter.name,
-            reach=reach_of(drafter.template, _accuracies(model)),
-            longest=len(drafter.template),
-            depth=drafter.template.depth,
-            fixed=model.heads * given.draft_seconds(model) + given.measured.overhead,
-        ),
-    )
+    each = given.draft_seconds(drafter.model)
+    return ranked_priors(drafter, given, drafter.model.heads * each)
 
 
 METHOD = DrafterMethod(

@@ -33,6 +33,7 @@ _READS_STATES = (
     "heads.0.blocks.0.weight",
     "0.0.linear.weight",
     "enter.query.weight",
+    "heads.0.state.weight",
 )
 """Ends of the names of matrices whose inputs are all states that a head reads."""
 

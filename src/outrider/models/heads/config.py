@@ -35,6 +35,8 @@ class HeadKind(StrEnum):
         apart from the predicted state (Gui et al. 2024, arXiv 2408.15562).
     MEDUSA: it reads no token: one small network for each of the next places reads the last state
         (Cai et al. 2024, arXiv 2401.10774).
+    CHIMERA: heads that read the last state and the output of a layer, in which an encoder of the
+        last three tokens takes the place of a state (Zeng et al. 2024, arXiv 2402.15758).
     CLOVER: layers read state and token of the last place; a recurrent network reads each drafted
         token after it (Clover-2, Xiao et al. 2024, arXiv 2408.00264).
     """
@@ -45,6 +47,7 @@ class HeadKind(StrEnum):
     EAGLE1 = "eagle1"
     FSPAD = "fspad"
     MEDUSA = "medusa"
+    CHIMERA = "chimera"
     CLOVER = "clover"
 
 

@@ -33,24 +33,17 @@ class HeadLayer:
         Args:
             read: `[*rows, inputs]` what attention reads, normed.
         """
-        layer = self.config
-        found = [
-            F.linear(
-                read,
-                self._of(f"self_attn.{name}_proj.weight"),
-                self._of(f"self_attn.{name}_proj.bias") if layer.qkv_bias else None,
-            )
-            for name in "qkv"
-        ]
-        heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
-        queries, keys, values = (
-            one.unflatten(-1, (count, layer.head_dim))
-            for one, count in zip(found, heads, strict=True)
-        )
-        if layer.qk_norm:
-            queries = self.norm(queries, "self_attn.q_norm.weight")
-            keys = self.norm(keys, "self_attn.k_norm.weight")
-        return queries, keys, values
+        return self.projected(read, "q"), self.projected(read, "k"), self.projected(read, "v")
+
+    def projected(self, read: Tensor, name: str) -> Float[Tensor, "*rows heads head_dim"]:
+        """Return queries (`name` is `q`), keys (`k`) or values (`v`), not rotated."""
+        layer, own = self.config, f"self_attn.{name}_proj."
+        bias = self._of(f"{own}bias") if layer.qkv_bias else None
+        heads = F.linear(read, self._of(f"{own}weight"), bias)
+        heads = heads.unflatten(-1, (-1, layer.head_dim))
+        if layer.qk_norm and name != "v":
+            return self.norm(heads, f"self_attn.{name}_norm.weight")
+        return heads
 
     def leave(self, stream: Rows, attended: Float[Tensor, "*rows queries"]) -> Rows:
         """Return the stream after the layer, given the result of attention."""

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from outrider.core.errors import StrategyError
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.heads.chimera.config import ChimeraConfig
+from outrider.models.heads.chimera.model import ChimeraModel
+from outrider.models.heads.chimera.module import ChimeraModule
 from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.clover.model import CloverModel
 from outrider.models.heads.clover.module import CloverModule
@@ -73,6 +76,9 @@ def run_head(
     assert isinstance(config, HeadConfig)  # all other kinds have one layer
     own = tensors.get("lm_head.weight")
     rows = keeping.hidden_states.head_rows(tensors["ids"].numpy()) if own is None else own
+    if isinstance(config, ChimeraConfig):
+        chimera = ChimeraModule(config, tensors, _embedding(keeping), rows)
+        return HeadPair(ChimeraModel(chimera, dict(tensors), keeping, name), keeping)
     module = HeadModule(config, tensors, _embedding(keeping), rows)
     if isinstance(keeping, NativeDecoder):
         return HeadPair(NativeHead(module, dict(tensors), keeping, name, dtype, grouped), keeping)

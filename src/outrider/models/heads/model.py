@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.core.errors import StrategyError
+from outrider.core.errors import ContextError, StrategyError
 from outrider.core.types import IntArray, Prompt, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import CacheLayout
@@ -326,6 +326,32 @@ def keeping_for(config: HeadShape, target: LanguageModel) -> LanguageModel:
             hint="Use a model that Outrider runs itself, or another drafter",
         )
     return target.hidden_states.keeping(config.states)
+
+
+def heads_of_rows(
+    cache: Following, feed: Feed, rows: Sequence[int], heads: int, name: str
+) -> list[int]:
+    """Return the number of the head that drafts the token after each row.
+
+    Args:
+        cache: the cache of the rows.
+        feed: the rows.
+        rows: those of them that are asked for.
+        heads: number of heads.
+        name: of the model, for the message.
+
+    Raises:
+        ContextError: a row lies deeper than there are heads.
+    """
+    first = cache.places.at(len(cache.text))
+    found = [int(feed.positions[row]) - first + 1 for row in rows]
+    if found and max(found) >= heads:
+        raise ContextError(
+            f"{name} drafts at most {heads} tokens after a text, and token {max(found) + 1} is "
+            "asked for",
+            hint="Ask for shorter drafts",
+        )
+    return found
 
 
 def _given(outputs: Tensor | None) -> Tensor:

@@ -258,3 +258,15 @@ def run_in(folder: Path, threads: int = 0) -> Iterator[StopSignal]:
         folder.mkdir(parents=True, exist_ok=True)
     with StopSignal() as stop, only_run(folder):
         yield stop
+
+
+class Clock:
+    """Seconds of training, of this run and of those that it continues."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._begun = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before + time.monotonic() - self._begun

@@ -13,6 +13,7 @@ TRAINED = (
     HeadKind.EAGLE1,
     HeadKind.FSPAD,
     HeadKind.MEDUSA,
+    HeadKind.CHIMERA,
     HeadKind.CLOVER,
 )
 """Kinds of heads that can be trained."""
@@ -23,6 +24,7 @@ MOST_LAYERS = 8
 _STORED = {
     HeadKind.EAGLE3: "EAGLE-3 heads are written in float32",
     HeadKind.MEDUSA: "Medusa heads are written with 8 bits",
+    HeadKind.CHIMERA: "heads of Chimera are written with 8 bits",
     HeadKind.CLOVER: "Clover heads are written with 8 bits",
 }
 """Kinds whose files have no choice of bits."""
@@ -48,6 +50,7 @@ class HeadTraining:
         random: whether the head starts at random instead of with the target's last layer.
         ridge: whether the matrices that enter the stream are fitted first; not for EAGLE-3.
         noise: strength of the noise on the final states that heads of EAGLE-1 and FSPAD read.
+        soft: for kind chimera: weight of the target's distribution beside the true tokens.
         hints: whether hints are read; without them, all have level 0.
         held_out: texts on which acceptance is measured during training.
         evaluate_minutes: minutes between two measurements.
@@ -67,16 +70,18 @@ class HeadTraining:
     random: bool = False
     ridge: bool = True
     noise: float = 0.2
+    soft: float = 1.0
     hints: bool = True
     held_out: int = 48
     evaluate_minutes: float = 5.0
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise < float("inf"):
-            raise OptionError(
-                f"training has noise {self.noise:g}", hint="Give a number of at least 0"
-            )
+        for name, given in (("noise", self.noise), ("soft", self.soft)):
+            if not 0 <= given < float("inf"):
+                raise OptionError(
+                    f"training has {name} {given:g}", hint="Give a number of at least 0"
+                )
         if self.steps < 1 or self.texts < 1 or not 0 < self.share <= 1:
             raise OptionError(
                 f"training has {self.steps} steps, batches of {self.texts} texts and a share of "
@@ -98,11 +103,15 @@ class HeadRecipe:
         kind: the kind of the head.
         sampling: for kind fspad: whether the token is mixed into the state in a wider space first.
         alignment: for kind fspad: whether logits may leave the predicted state.
+        trigram: for kind chimera: whether its encoder reads three tokens; else the last one only.
+        context: for kind chimera: whether a layer reads the target's final states.
+        heads: number of heads of kinds medusa and chimera, which are trained together in both parts
+            of the training.
         layers: for kind clover: layers of the augmenting block; 0 leaves it out.
         regressive: for kind clover: whether later heads read the token that was drafted before.
         heads: number of Medusa heads, which are trained together in both parts of the training.
         states: numbers of the target's hidden states that are recorded; the last one is the final
-            state, which a head of EAGLE-3 does not fuse, and heads of EAGLE-1 and FSPAD read alone.
+            state, which a head of EAGLE-3 does not fuse, and all others but hinted ones read alone.
             Empty: after layer 2, in the middle, three
             layers before the end, and the end.
         draft_vocab: number of tokens that it can draft, beside hints.
@@ -122,6 +131,8 @@ class HeadRecipe:
     kind: str = "hinted"
     sampling: bool = True
     alignment: bool = True
+    trigram: bool = True
+    context: bool = True
     layers: int = 2
     regressive: bool = True
     heads: int = 4

@@ -1,9 +1,9 @@
 """Recorded texts as batches for training."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +196,13 @@ def shuffled(places: Sequence[TextPlace], size: int, seed: int) -> list[list[Tex
         batches += [block[i : i + size] for i in range(0, len(block), size)]
     rng.shuffle(batches)
     return batches
+
+
+def passes(
+    places: Sequence[TextPlace], size: int, count: float, seed: int
+) -> Iterator[list[TextPlace]]:
+    """Yield the batches of `count` passes, of which the last may be a part."""
+    whole = int(count)
+    yield from chain.from_iterable(shuffled(places, size, seed + i) for i in range(whole))
+    last = shuffled(places, size, seed + whole)
+    yield from last[: round(len(last) * (count - whole))]

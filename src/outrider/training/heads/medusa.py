@@ -1,6 +1,6 @@
 """Medusa heads before, during and after training: their start, their loss, and their accuracies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,11 @@ from outrider.core.types import IntArray
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.medusa.config import RANKS, MedusaConfig, mix_of
 from outrider.models.heads.medusa.module import MedusaModule, untrained
+from outrider.models.heads.module import HeadNetwork
+from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.data import RecordedTexts, TextPlace
 from outrider.training.heads.start import Normal, Teacher
-from outrider.training.heads.unroll import Texts, medusa_steps
+from outrider.training.heads.unroll import Step, Texts, medusa_steps, unroll
 
 _DECAY = 0.8
 """The weight of each head, relative to the head before (Medusa-1)."""
@@ -84,19 +86,39 @@ def fit_mixes(head: MedusaModule, texts: RecordedTexts, places: Sequence[TextPla
         head.part(mix_of(number)).copy_(normal.solve())
 
 
-@torch.no_grad()
 def soften_mixes(head: MedusaModule, texts: Texts, ids: Tensor) -> list[float]:
+    """Scale the logits of fitted Medusa heads (`soften_heads`); return the factors."""
+    steps = medusa_steps(head, texts, head.config.heads)
+    return soften_heads(head, steps, texts, ids, lambda number: (mix_of(number),))
+
+
+@torch.no_grad()
+def soften_heads(
+    head: HeadNetwork[HeadShape],
+    steps: Iterable[Step],
+    texts: Texts,
+    ids: Tensor,
+    parts_of: Callable[[int], tuple[str, ...]],
+) -> list[float]:
     """Scale the logits of each fitted head so that its loss is lowest; return the factors.
 
     The fitted logits are too large: they are those of a mean state, and not a mean of
     distributions.
+
+    Args:
+        head: the heads, whose rows are those of `ids`.
+        steps: what each head drafts, one after the other.
+        texts: the texts that they draft.
+        ids: `[draft]` ascending, with all tokens of the texts.
+        parts_of: names of the matrices of a head that its logits are proportional to.
     """
     found: list[float] = []
-    for number, (logits, labels) in enumerate(_labelled(head, texts, ids)):
-        losses = {f: float(F.cross_entropy(logits * f, labels)) for f in _FACTORS}
-        best = min(losses, key=lambda factor: losses[factor])
-        head.part(mix_of(number)).mul_(best)
-        found.append(best)
+    for number, step in enumerate(steps):
+        labels = torch.searchsorted(ids, texts.targets(number)[step.valid])
+        losses = {f: float(F.cross_entropy(step.logits * f, labels)) for f in _FACTORS}
+        found.append(min(losses, key=lambda factor: losses[factor]))
+        for name in parts_of(number):
+            head.part(name).mul_(found[-1])
     return found
 
 
@@ -120,21 +142,27 @@ def medusa_loss(head: MedusaModule, texts: Texts, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def rank_accuracies(
-    head: MedusaModule, texts: RecordedTexts, places: Sequence[TextPlace], ids: Tensor
+    head: HeadNetwork[HeadShape],
+    rotary: RotaryTable,
+    texts: RecordedTexts,
+    places: Sequence[TextPlace],
+    ids: Tensor,
+    heads: int,
 ) -> Float[Tensor, "heads ranks"]:
     """Return how often the token of each rank is right, for each head, on some texts.
 
     Args:
         head: the heads, whose rows are those of `ids`.
+        rotary: their rotary embedding.
         texts: the recorded texts.
         places: those that count.
         ids: `[draft]` the draft vocabulary.
+        heads: number of heads.
     """
-    right = torch.zeros(head.config.heads, RANKS)
-    tried = torch.zeros(head.config.heads, 1)
+    right, tried = torch.zeros(heads, RANKS), torch.zeros(heads, 1)
     for place in places:
         batch = texts.batch([place])
-        for number, step in enumerate(medusa_steps(head, batch, head.config.heads)):
+        for number, step in enumerate(unroll(head, rotary, batch, heads)):
             best = ids[step.logits.topk(min(RANKS, len(ids)), dim=-1).indices]
             hits = best == batch.targets(number)[step.valid][:, None]
             right[number, : hits.shape[1]] += hits.sum(0)

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
+from outrider.models.heads.chimera.config import ChimeraConfig
+from outrider.models.heads.chimera.module import ChimeraModule
 from outrider.models.heads.clover.config import HEAD_NORM, CloverConfig
 from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
@@ -23,11 +24,18 @@ from outrider.models.heads.medusa.module import MedusaModule
 from outrider.models.heads.module import HeadModule, HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.models.quantization.int4 import quantize_int4
-from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.core.loop import Clock, StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
+from outrider.training.heads.chimera import (
+    chimera_loss,
+    fit_chimera,
+    fresh_chimera,
+    further_chimera,
+    soften_chimera,
+)
 from outrider.training.heads.clover import fit_clover, fresh_clover, further_clover
 from outrider.training.heads.config import HeadRecipe, HeadTraining
-from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
+from outrider.training.heads.data import RecordedTexts, TextPlace, passes
 from outrider.training.heads.loss import acceptance, chain_loss, with_noise
 from outrider.training.heads.medusa import (
     fit_mixes,
@@ -58,7 +66,10 @@ _SAVED_SECONDS = 120.0
 _SOFTENED = 12
 """Texts on which the first scale of the logits is chosen."""
 _FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
-_ENTRIES = ("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight")
+_ENTRIES = (
+    *("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight"),
+    *("encoder/out/weight", "state/weight", "output/weight"),
+)
 
 Report = Callable[[str], None]
 
@@ -130,7 +141,8 @@ class HeadTrainer:
             return tensors
         assert isinstance(config, HeadConfig)  # all other kinds have one layer
         self.config = config
-        self.head = HeadModule(config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        kind = ChimeraModule if isinstance(config, ChimeraConfig) else HeadModule
+        self.head = kind(config, tensors, lambda ids: F.embedding(ids, embed), rows)
         if recipe.training.bits == 4:
             self._rows = quantize_int4(self._rows).dequantize()
             self._rounding = Rounding(self.head)
@@ -148,12 +160,14 @@ class HeadTrainer:
             config, tensors = trained_head(Path(options.start), kind, states, teacher)
             self.texts.hint_with(tensors.get("successors"))
             further_clover(config, recipe)
-            return further_medusa(config, tensors, recipe.heads)
+            return further_chimera(*further_medusa(config, tensors, recipe.heads), recipe)
         ids = self.texts.frequent(recipe.draft_vocab)
         if kind is HeadKind.MEDUSA:
             return fresh_medusa(teacher, states[-1], ids, recipe.heads)
         if kind is HeadKind.CLOVER:
             return fresh_clover(teacher, states[-1], ids, recipe)
+        if kind is HeadKind.CHIMERA:
+            return fresh_chimera(teacher, states[-1], ids, recipe)
         return fresh_head(
             teacher,
             kind,
@@ -170,10 +184,12 @@ class HeadTrainer:
         found = self.head.tensors() | self._integers
         if self.config.kind is HeadKind.EAGLE3:  # other engines need its rows
             found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
-        if isinstance(self.head, MedusaModule):
+        if isinstance(self.config, MedusaConfig | ChimeraConfig):
             ids = torch.from_numpy(self.ids)
             self.head.lm_head = self._rows[ids]
-            found["accuracies"] = rank_accuracies(self.head, self.texts, self.held_out, ids)
+            found["accuracies"] = rank_accuracies(
+                self.head, self._rotary, self.texts, self.held_out, ids, self.config.heads
+            )
         return found
 
     def run(self) -> None:
@@ -191,7 +207,7 @@ class HeadTrainer:
         else:
             if not self.recipe.training.start:
                 self._start()
-        done, clock = int(counters["batch"]), _Clock(counters["seconds"])
+        done, clock = int(counters["batch"]), Clock(counters["seconds"])
         saved = measured = time.monotonic()
         every = self.recipe.training.evaluate_minutes * 60
         for number, (batch, steps, share) in enumerate(self._batches(clock)):
@@ -225,9 +241,8 @@ class HeadTrainer:
             return
         count, tokens = self._fitted()
         places, fitted = self.training[:count], f"start: matrices fitted on {tokens:,} tokens"
-        if isinstance(self.head, MedusaModule):
-            fit_mixes(self.head, self.texts, places)
-            factors = self._soften_medusa(self.head, self.training[:_SOFTENED])
+        if isinstance(self.head, MedusaModule | ChimeraModule):
+            factors = self._fit_heads(self.head, places)
             self.report(f"{fitted}, logits times {' '.join(f'{one:g}' for one in factors)}")
         elif isinstance(self.head, CloverModule):
             fit_clover(self.head, self.texts, places, self.recipe.training.steps)
@@ -239,11 +254,18 @@ class HeadTrainer:
             fit_ridge(self.head, self.texts, places)
             self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
 
-    def _soften_medusa(self, head: MedusaModule, places: Sequence[TextPlace]) -> list[float]:
-        """Do for each Medusa head what `_soften` does for others."""
-        ids = self._vocabulary(places)
-        head.lm_head = self._rows[ids]
-        return soften_mixes(head, self.texts.batch(places), ids)
+    def _fit_heads(
+        self, head: MedusaModule | ChimeraModule, places: Sequence[TextPlace]
+    ) -> list[float]:
+        """Fit several heads; then do for each of them what `_soften` does for others."""
+        softened = self.training[:_SOFTENED]
+        ids = self._vocabulary(softened)
+        head.lm_head, batch = self._rows[ids], self.texts.batch(softened)
+        if isinstance(head, MedusaModule):
+            fit_mixes(head, self.texts, places)
+            return soften_mixes(head, batch, ids)
+        fit_chimera(head, self.texts, places)
+        return soften_chimera(head, self._rotary, batch, ids)
 
     def _fitted(self) -> tuple[int, int]:
         """Return the number of texts on which matrices are fitted, and that of their tokens."""
@@ -274,13 +296,13 @@ class HeadTrainer:
             self.head.part("recur.weight").div_(best)
         return best
 
-    def _batches(self, clock: "_Clock") -> Iterator[tuple[list[TextPlace], int, float]]:
+    def _batches(self, clock: Clock) -> Iterator[tuple[list[TextPlace], int, float]]:
         """Yield batches, the number of steps, and the share of the training that is done."""
         options, seed = self.recipe.training, self.recipe.seed
         plan = [
             (batch, steps)
-            for passes, steps in ((options.single, 1), (options.unrolled, options.steps))
-            for batch in _passes(self.training, options.texts, passes, seed + 1000 * steps)
+            for count, steps in ((options.single, 1), (options.unrolled, options.steps))
+            for batch in passes(self.training, options.texts, count, seed + 1000 * steps)
         ]
         weights = [len(batch) * (1 + steps) for batch, steps in plan]
         total, spent = sum(weights), 0
@@ -324,6 +346,9 @@ class HeadTrainer:
             steps = self.recipe.training.steps
         if isinstance(self.head, MedusaModule):
             return medusa_loss(self.head, batch, ids)
+        if isinstance(self.head, ChimeraModule):
+            soft = self.recipe.training.soft
+            return chimera_loss(self.head, self._rotary, batch, self.teacher, ids, soft)
         if self.config.predicts_states and self.recipe.training.noise:
             seed = (self.recipe.seed << 32) + number  # a resumed run draws the same noise
             read = with_noise(batch, self.recipe.training.noise, seed)
@@ -358,34 +383,12 @@ class HeadTrainer:
         )
 
 
-class _Clock:
-    """Seconds of training, of this run and of those that it continues."""
-
-    def __init__(self, before: float) -> None:
-        self._before, self._begun = before, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return self._before + time.monotonic() - self._begun
-
-
 def _optimizer(head: HeadNetwork[HeadShape], options: HeadTraining) -> torch.optim.Optimizer:
-    entries = [part for name, part in head.parts.items() if name in _ENTRIES]
-    others = [part for name, part in head.parts.items() if name not in _ENTRIES]
+    entries = [part for name, part in head.parts.items() if name.endswith(_ENTRIES)]
+    others = [part for name, part in head.parts.items() if not name.endswith(_ENTRIES)]
     groups = [
         {"params": [p for p in others if p.dim() > 1], "weight_decay": _DECAY, "scale": 1.0},
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
         {"params": entries, "weight_decay": _DECAY, "scale": options.entry_rate},
     ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=_BETAS, fused=True)
-
-
-def _passes(
-    places: Sequence[TextPlace], size: int, count: float, seed: int
-) -> Iterator[list[TextPlace]]:
-    """Yield the batches of `count` passes, of which the last may be a part."""
-    whole = int(count)
-    yield from chain.from_iterable(shuffled(places, size, seed + i) for i in range(whole))
-    last = shuffled(places, size, seed + whole)
-    yield from last[: round(len(last) * (count - whole))]

@@ -129,7 +129,7 @@ def fresh_head(
     }
     tensors["ids"] = torch.from_numpy(ids)
     if predicts and not random:
-        _read_final_states(tensors, teacher)
+        _fold_norms(tensors, teacher)
     if kind is HeadKind.EAGLE3:
         tensors["fc_norm.weight"] = torch.ones(config.optional()["fc_norm.weight"])
     if kind is HeadKind.HINTED:
@@ -169,14 +169,18 @@ def without_norm(norm: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
     return 1 / torch.where(norm.abs() < least, least, norm)
 
 
-def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
+def _fold_norms(tensors: dict[str, Tensor], teacher: Teacher) -> None:
     """Let attention read final states as the last layer of the target reads its normed input."""
-    theirs = teacher.layer.get(f"{LAYER}input_layernorm.weight")
-    if theirs is None:
-        return
-    factors = theirs * without_norm(teacher.norm)
+    factors = read_final_states(teacher)
     for name in "qkv":
         tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
+
+
+def read_final_states(teacher: Teacher) -> Float[Tensor, " hidden"]:
+    """Return what turns final states to the normed input of the target's last layer, but for the
+    layer itself; ones where that layer has no norm."""
+    theirs = teacher.layer.get(f"{LAYER}input_layernorm.weight")
+    return torch.ones_like(teacher.norm) if theirs is None else theirs * without_norm(teacher.norm)
 
 
 def layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from outrider.models.heads.chimera.module import ChimeraModule, grams_of
 from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadShape
 from outrider.models.heads.medusa.module import MedusaModule
@@ -82,13 +83,16 @@ def unroll(
         head: the head.
         rotary: its rotary embedding.
         texts: the texts.
-        steps: number of steps; heads that read no drafted token have one for each head at most.
+        steps: number of steps; heads with matrices of their own have one for each head at most.
     """
     if isinstance(head, MedusaModule):
         yield from medusa_steps(head, texts, steps)
         return
     if isinstance(head, CloverModule):
         yield from clover_steps(head, rotary, texts, steps)
+        return
+    if isinstance(head, ChimeraModule):
+        yield from chimera_steps(head, rotary, texts, steps)
         return
     assert isinstance(head, HeadModule)  # all other kinds have one layer
     length = texts.tokens.shape[1]
@@ -166,6 +170,83 @@ def _augmented(
         hidden = places > rows[..., None]
         stream = layer.leave(stream, _attend(layer.config, queries, (keys, values), hidden, []))
     return head.finish(stream if head.config.layers else _taken(stream, texts.rows))
+
+
+def chimera_steps(
+    head: ChimeraModule, rotary: RotaryTable, texts: Texts, steps: int
+) -> Iterator[Step]:
+    """Yield what `unroll` yields: in each step one encoded token enters the layer, and sees the
+    states up to the start of its chain and the outputs of the steps before.
+
+    What depends on the tokens alone is the same in all chains and computed once for each place.
+    """
+    config, bound = head.config, texts.tokens.shape[1] + steps + 1
+    final, encoded = texts.states[:, :, -1], head.encoded(grams_of(texts.tokens, config.grams))
+    places = torch.arange(final.shape[1], device=final.device)
+    last, hidden = _taken(final, texts.rows), places > texts.rows[..., None]
+    layer = _ChimeraLayer(head, rotary, final, encoded, bound) if config.context else None
+    own: list[tuple[Tensor, Tensor]] = []
+    outputs = last
+    for step in range(min(steps, config.heads)):
+        at = texts.at(step)
+        before, outputs = outputs, _taken(encoded, at)
+        if layer is not None:
+            if step:  # the output stands for the state of its token
+                own.append(layer.stored(before, texts.rows + step))
+            outputs = layer.read(outputs, at, hidden, own)
+        valid = texts.valid(step)
+        read = outputs[valid]
+        yield Step(head.logits(last[valid], read, step), read, valid)
+
+
+class _ChimeraLayer:
+    """The layer of a head of Chimera over the texts of a batch.
+
+    Args:
+        head: the head.
+        rotary: its rotary embedding.
+        final: the final states of the texts.
+        encoded: the encoded tokens after them.
+        bound: above all places.
+    """
+
+    def __init__(
+        self,
+        head: ChimeraModule,
+        rotary: RotaryTable,
+        final: Float[Tensor, "texts length width"],
+        encoded: Float[Tensor, "texts length width"],
+        bound: int,
+    ) -> None:
+        self._head, self._rotary, self._bound = head, rotary, bound
+        places = torch.arange(final.shape[1], device=final.device).expand(final.shape[:2])
+        self._text = self.stored(final, places)
+        queries, keys, values = head.drafting(encoded)
+        # a state lies one place before its token
+        queries, keys = (_turned(one, rotary, places + 1, bound) for one in (queries, keys))
+        self._asking = queries, keys, values
+
+    def stored(
+        self, states: Float[Tensor, "texts rows width"], places: Int[Tensor, "texts rows"]
+    ) -> tuple[Tensor, Tensor]:
+        """Return keys and values of states at their places."""
+        keys, values = self._head.remembered(states)
+        return _turned(keys, self._rotary, places, self._bound), values
+
+    def read(
+        self,
+        encoded: Float[Tensor, "texts starts width"],
+        at: Int[Tensor, "texts starts"],
+        hidden: Bool[Tensor, "texts starts length"],
+        own: list[tuple[Tensor, Tensor]],
+    ) -> Float[Tensor, "texts starts width"]:
+        """Return the outputs of encoded tokens at some places, which see the states that are not
+        hidden, the stored outputs of their chains, and themselves."""
+        queries, keys, values = (_taken(one, at) for one in self._asking)
+        attended = _attend(
+            self._head.layer.config, queries, self._text, hidden, [*own, (keys, values)]
+        )
+        return self._head.leave(encoded, attended)
 
 
 def _turned(

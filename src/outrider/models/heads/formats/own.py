@@ -1,12 +1,12 @@
-"""Our own format: heads of kind `hinted`, `eagle1` and `fspad`, and the tensors of our Medusa
-heads; fields have the names of speculators.
+"""Our own format: heads of kind `hinted`, `eagle1`, `fspad` and `chimera`, and the tensors of our
+Medusa heads; fields have the names of speculators.
 
 Matrices may be stored as int8 in groups of 32 inputs: `NAME` holds the integers, `NAME_scale` one
 float16 factor for each group (`[outputs, groups]`), as in compressed-tensors. In heads of 4 bits
 `NAME` holds bytes below 16, and `NAME_minimum` what is subtracted from each group, in float16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.checkpoints.fields import check_fields
+from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
 from outrider.models.heads.formats.layers import read_layer
@@ -49,12 +49,27 @@ NEEDED = (
 _AGAIN = "Download its files again, or write it again"
 
 
-def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
+CHIMERA_FIELDS = (
+    Field("heads", ("whole number",), null=False, least=1, most=64, needed=True),
+    Field("trigram", ("true or false",), null=False, needed=True),
+    Field("context", ("true or false",), null=False, needed=True),
+)
+"""What heads of Chimera state in addition (`ChimeraConfig`)."""
+
+
+def read_own(
+    checkpoint: Checkpoint,
+    found: HeadFormat,
+    more: Sequence[Field] = (),
+    made: type[HeadConfig] = HeadConfig,
+) -> HeadFile:
     """Read a head in our own format.
 
     Args:
         checkpoint: the opened files.
         found: the format that config.json names, which is the kind of the head.
+        more: fields of this kind of heads, which are attributes of its shape.
+        made: the class of its shape.
 
     Raises:
         CheckpointError: values that are missing or wrong.
@@ -63,12 +78,12 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
     file = str(Path(where) / "config.json")
     trained = read_extras(config, file)
     check_fields(file, config, FIELDS)
-    check_fields(file, config, NEEDED)
+    check_fields(file, config, (*NEEDED, *more))
     settings: Mapping[str, JsonValue] = config["transformer_layer_config"]
     check_fields(file, settings, (VOCAB,), "transformer_layer_config.")
     if not config[STATES.name]:
         raise CheckpointError(f"{file} has {STATES.name} [], expected states", hint=_AGAIN)
-    head = HeadConfig(
+    head = made(
         kind=HeadKind(found.value),
         layer=read_layer(settings, config["draft_vocab_size"], where),
         states=tuple(config[STATES.name]),
@@ -77,6 +92,7 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
         norm_states=bool(config.get("fc_norm")),
         norm_fused=bool(config.get("norm_before_fc")),
         **{name: bool(config.get(name)) for name in PREDICTOR_FLAGS},
+        **{one.name: config[one.name] for one in more},
     )
     return own_file(checkpoint, head, found, trained)
 

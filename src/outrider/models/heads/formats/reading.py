@@ -6,13 +6,14 @@ from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE, open_folder
+from outrider.models.heads.chimera.config import ChimeraConfig
 from outrider.models.heads.formats.clover import read_clover
 from outrider.models.heads.formats.eagle1 import read_eagle1
 from outrider.models.heads.formats.eagle3 import read_original, read_speculators
 from outrider.models.heads.formats.head_file import HeadFile
 from outrider.models.heads.formats.medusa import WEIGHTS, read_medusa, read_own_medusa
 from outrider.models.heads.formats.mtp import read_mtp
-from outrider.models.heads.formats.own import read_own
+from outrider.models.heads.formats.own import CHIMERA_FIELDS, read_own
 from outrider.models.heads.formats.recognising import HeadFormat, by_config, by_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -46,6 +47,8 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
             return read_eagle1(checkpoint, layers)
         case HeadFormat.HINTED | HeadFormat.EAGLE1 | HeadFormat.FSPAD as own:
             return read_own(checkpoint, own)
+        case HeadFormat.CHIMERA as own:
+            return read_own(checkpoint, own, CHIMERA_FIELDS, ChimeraConfig)
         case HeadFormat.MTP:
             return read_mtp(checkpoint)
         case HeadFormat.MEDUSA:

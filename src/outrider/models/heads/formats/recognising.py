@@ -25,6 +25,7 @@ class HeadFormat(StrEnum):
     MTP = "mtp"
     MEDUSA = "medusa"
     OWN_MEDUSA = "own medusa"
+    CHIMERA = "chimera"
     CLOVER = "clover"
 
 
@@ -34,6 +35,7 @@ _TYPES = {
     "eagle1": HeadFormat.EAGLE1,
     "fspad": HeadFormat.FSPAD,
     "medusa": HeadFormat.OWN_MEDUSA,
+    "chimera": HeadFormat.CHIMERA,
     "clover": HeadFormat.CLOVER,
 }
 """`speculators_model_type` -> format."""

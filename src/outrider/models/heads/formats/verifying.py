@@ -7,6 +7,9 @@ from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import HeadFile
 from outrider.protocols.model import LanguageModel
 
+_LAST_ONLY = (HeadKind.MEDUSA, HeadKind.CLOVER, HeadKind.CHIMERA)
+"""Kinds of heads that read the last state alone."""
+
 
 def check_verifier(
     file: HeadFile,
@@ -48,7 +51,7 @@ def check_verifier(
             f"norm (state {states.num_layers}), which {name} does not return",
             hint="Choose a head that reads states of earlier layers",
         )
-    if config.kind in (HeadKind.MEDUSA, HeadKind.CLOVER) and config.states != (states.num_layers,):
+    if config.kind in _LAST_ONLY and config.states != (states.num_layers,):
         last = f"{states.num_layers} as its last state"
         raise _wrong(file, f"reads state {config.states[0]}", last, name)
     ours = tuple(checkpoint.config.get("architectures") or ()) if checkpoint is not None else ()

@@ -14,13 +14,14 @@ from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
+from outrider.models.heads.chimera.config import ChimeraConfig
 from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.formats.clover import clover_settings
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.medusa import medusa_settings
-from outrider.models.heads.formats.own import EIGHT_BITS, FOUR_BITS, packed_tensors
+from outrider.models.heads.formats.own import CHIMERA_FIELDS, EIGHT_BITS, FOUR_BITS, packed_tensors
 from outrider.models.heads.formats.settings import (
     EXTRAS,
     PREDICTOR_FLAGS,
@@ -35,6 +36,7 @@ _ARCHITECTURES = {
     HeadKind.EAGLE3: "Eagle3Speculator",
     HeadKind.EAGLE1: "OutriderEagle1Speculator",
     HeadKind.FSPAD: "OutriderFspadSpeculator",
+    HeadKind.CHIMERA: "OutriderChimeraSpeculator",
 }
 
 
@@ -56,8 +58,8 @@ def write_head(
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes` and `HeadConfig.optional`).
         verifier: its target; its sizes follow from `config`.
-        bits: 8 or 4 of the matrices, in our own format only; Medusa and Clover have 8. None writes
-            float32.
+        bits: 8 or 4 of the matrices, in our own format only; Medusa, Clover and Chimera have 8.
+            None writes float32.
         card: the text of README.md.
         trained: how it was trained, as JSON.
         rotary: the target's config.json, for heads with scaled rotary embeddings.
@@ -75,7 +77,9 @@ def write_head(
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
-    if bits == FOUR_BITS and not isinstance(config, HeadConfig):
+    if bits == FOUR_BITS and (
+        not isinstance(config, HeadConfig) or isinstance(config, ChimeraConfig)
+    ):
         raise OptionError(
             f"{config.kind.title()} heads are not written with 4 bits: their training does not "
             "round them",
@@ -117,6 +121,8 @@ def _settings(
     trained: Mapping[str, JsonValue] | None,
 ) -> dict[str, JsonValue]:
     own = {name: getattr(config, name) for name in PREDICTOR_FLAGS}
+    several = CHIMERA_FIELDS if isinstance(config, ChimeraConfig) else ()
+    chimera = {one.name: getattr(config, one.name) for one in several}
     return {
         "architectures": [_ARCHITECTURES[config.kind]],
         "speculators_model_type": config.kind.value,
@@ -132,6 +138,7 @@ def _settings(
         "norm_output": config.norm_output,
         "tie_word_embeddings": False,
         **(own if config.predicts_states else {}),
+        **chimera,
         EXTRAS: extras_of(verifier, trained),
     }
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.errors import ContextError
 from outrider.core.types import IntArray
 from outrider.models.caches.bookkeeping import CacheBook, Feed, Run
 from outrider.models.caches.kv_cache import CacheLayout
@@ -18,7 +17,7 @@ from outrider.models.caches.narrowing import narrowed
 from outrider.models.heads.cache import Following
 from outrider.models.heads.config import HeadShape
 from outrider.models.heads.medusa.module import MedusaModule
-from outrider.models.heads.model import HeadInputs, HeadModel
+from outrider.models.heads.model import HeadInputs, HeadModel, heads_of_rows
 from outrider.models.heads.module import HeadNetwork
 from outrider.protocols import Cache, LanguageModel
 
@@ -133,14 +132,8 @@ class MedusaModel(HeadModel):
             states, heads = inputs.states[rows, -1], [0] * len(rows)
         else:
             assert inputs.outputs is not None  # a row has states or an output before it
-            first = cache.places.at(len(cache.text))
-            states, heads = inputs.outputs[rows], (feed.positions[rows] - first + 1).tolist()
-        if heads and max(heads) >= self.heads:
-            raise ContextError(
-                f"{self.info.name} drafts at most {self.heads} tokens after a text, and token "
-                f"{max(heads) + 1} is asked for",
-                hint="Ask for shorter drafts",
-            )
+            states = inputs.outputs[rows]
+            heads = heads_of_rows(cache, feed, rows, self.heads, self.info.name)
         logits = torch.empty(len(rows), self.config.draft_vocab)
         for head in set(heads):
             here = [row for row, own in enumerate(heads) if own == head]

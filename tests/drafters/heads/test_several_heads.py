@@ -1,4 +1,5 @@
-"""I1, I3, I5, I6 and I7 for Medusa heads, whose rows differ by their depth only."""
+"""I1, I3, I5, I6 and I7 for drafters with one head for each of the next tokens: Medusa heads, whose
+rows differ by their depth only, and Chimera, whose rows read their branch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from outrider.acceptance import Rejection, Typical
 from outrider.decoding import Session, generate
 from outrider.drafters import Fallback, ModelDrafter, Qualified, TreeDrafter
 from outrider.drafters.copying.suffix import Suffix
+from outrider.drafters.heads.chimera import chimera_of
 from outrider.drafters.heads.medusa import medusa_of
 from outrider.drafters.neural.growth import Eagle2
 from outrider.models.llama.decoder import Decoder
@@ -30,14 +32,26 @@ from tests.exactness.setups.rigs import (
     undrafted,
 )
 from tests.matrix import matrix
+from tests.models.heads.chimera.setups import chimera_rig
 from tests.models.heads.medusa.setups import medusa_rig
 from tests.models.heads.setups import Rig, make_target
 from tests.models.setups.invariants import assert_equals_fresh_prefill
 
-pytestmark = [pytest.mark.method("medusa"), pytest.mark.usefixtures("unchecked")]
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 TREE = FixedTree(depth=4, nodes=12)
 COMPILED = ("native", "int8") if kernels.available() else ("eager",)
+KINDS: dict[str, tuple[Any, Any]] = {
+    "medusa": (medusa_rig, medusa_of),
+    "chimera": (chimera_rig, chimera_of),
+}
+Rigs = dict[str, Rig]
+
+
+CASES = tuple(f"{kind}-{runner}" for kind in KINDS for runner in COMPILED)
+kinds = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.method(kind)) for kind in KINDS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +60,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rigs(folder: Path) -> dict[str, Rig]:
-    return {name: medusa_rig(folder, RUNNERS[name](folder)) for name in {"eager", *COMPILED}}
+def rigs(folder: Path) -> Rigs:
+    runners = {"eager", *COMPILED}
+    return {f"{k}-{n}": KINDS[k][0](folder, RUNNERS[n](folder)) for k in KINDS for n in runners}
 
 
 def drafters(rig: Rig, folder: Path) -> dict[str, Callable[[], Drafter]]:
     """The static tree, its chain, what models draft, and combinations."""
     head: Any = rig.head
-    below = Decoder.load(folder)
+    below, made = Decoder.load(folder), KINDS[rig.config.kind][1]
     return {
-        "tree": lambda: medusa_of(head, nodes=12),
-        "chain": lambda: medusa_of(head, chain=True),
+        "tree": lambda: made(head, nodes=12),
+        "chain": lambda: made(head, chain=True),
         "model": lambda: ModelDrafter(model=head),
         "eagle2": lambda: TreeDrafter(model=head, growth=Eagle2(width=3)),
-        "fallback": lambda: Fallback(first=Suffix(), second=medusa_of(head)),
+        "fallback": lambda: Fallback(first=Suffix(), second=made(head)),
         "qualified": lambda: Qualified(
-            drafter=medusa_of(head, chain=True), qualifier=below, policy=FixedLength(2)
+            drafter=made(head, chain=True), qualifier=below, policy=FixedLength(2)
         ),
     }
 
@@ -69,14 +84,14 @@ def drafters(rig: Rig, folder: Path) -> dict[str, Callable[[], Drafter]]:
 NAMES = ("tree", "chain", "model", "eagle2", "fallback", "qualified")
 
 
-@pytest.mark.parametrize(
-    ("runner", "name", "sampling"), matrix(COMPILED, NAMES, SAMPLINGS, crossed=1)
-)
+@pytest.mark.method("medusa")
+@pytest.mark.method("chimera")
+@pytest.mark.parametrize(("case", "name", "sampling"), matrix(CASES, NAMES, SAMPLINGS, crossed=1))
 def test_drafted_equals_undrafted(
-    rigs: dict[str, Rig], folder: Path, runner: str, name: str, sampling: str
+    rigs: Rigs, folder: Path, case: str, name: str, sampling: str
 ) -> None:
     """In a ragged batch with a prompt of one token, and alone."""
-    rig = rigs[runner]
+    rig = rigs[case]
     whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
     options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 12, "end_ids": (0,)}
     plain = run(undrafted(whole), PROMPTS, **options)
@@ -87,16 +102,18 @@ def test_drafted_equals_undrafted(
         check_counters(g.counters, len(g.output))
 
 
+@kinds
 @pytest.mark.parametrize("name", ["tree", "chain", "model", "fallback"])
-def test_drafts_are_accepted_and_refused(rigs: dict[str, Rig], folder: Path, name: str) -> None:
-    rig = rigs["eager"]
+def test_drafts_are_accepted_and_refused(rigs: Rigs, folder: Path, name: str, kind: str) -> None:
+    rig = rigs[f"{kind}-eager"]
     whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
     [g] = run(whole, PROMPTS[:1], max_new_tokens=45, temperature=3.0)
     assert 3 < g.counters.accepted < g.counters.drafted
 
 
-def test_a_window_that_fills_up(rigs: dict[str, Rig], folder: Path) -> None:
-    rig = rigs[COMPILED[0]]
+@kinds
+def test_a_window_that_fills_up(rigs: Rigs, folder: Path, kind: str) -> None:
+    rig = rigs[f"{kind}-{COMPILED[0]}"]
     prompts = [PROMPTS[2] * 8, (*PROMPTS[2] * 8, 1, 2), PROMPTS[2] * 9]
     for name in ("tree", "model"):
         whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
@@ -106,9 +123,10 @@ def test_a_window_that_fills_up(rigs: dict[str, Rig], folder: Path) -> None:
         assert [len(g.output) for g in found] == [8, 6, 1]
 
 
+@kinds
 @pytest.mark.parametrize("name", ["tree", "model"])
-def test_a_session_with_preemption(rigs: dict[str, Rig], folder: Path, name: str) -> None:
-    rig = rigs[COMPILED[0]]
+def test_a_session_with_preemption(rigs: Rigs, folder: Path, name: str, kind: str) -> None:
+    rig = rigs[f"{kind}-{COMPILED[0]}"]
     whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
     options: dict[str, Any] = {"temperature": 1.2, "max_new_tokens": 14}
     plain = outputs(run(undrafted(whole), PROMPTS, **options))
@@ -127,9 +145,10 @@ def test_a_session_with_preemption(rigs: dict[str, Rig], folder: Path, name: str
     assert sum(g.counters.drafted for g in made) > 0
 
 
-def test_caches_turns_and_samples(rigs: dict[str, Rig], folder: Path) -> None:
-    rig = rigs[COMPILED[0]]
-    whole = stage(rig.target, medusa_of(rig.head), policy=TREE)  # pyright: ignore[reportArgumentType]
+@kinds
+def test_caches_turns_and_samples(rigs: Rigs, kind: str) -> None:
+    rig = rigs[f"{kind}-{COMPILED[0]}"]
+    whole = stage(rig.target, KINDS[kind][1](rig.head), policy=TREE)
     made = [generation(p, temperature=2.0, max_new_tokens=8) for p in PROMPTS[:3]]
     for active in generate(whole, made):
         for g in active:
@@ -140,28 +159,31 @@ def test_caches_turns_and_samples(rigs: dict[str, Rig], folder: Path) -> None:
     assert texts == outputs(samples(undrafted(whole), PROMPTS[0], 3, **options))
 
 
-def test_unusable_numbers_change_no_text(folder: Path) -> None:
+@kinds
+def test_unusable_numbers_change_no_text(folder: Path, kind: str) -> None:
     """I5: drafting is off for the request, and the reason is known."""
-    broken = {"heads.0.mix.weight": torch.full((32, 32), torch.nan)}
-    rig = medusa_rig(folder, RUNNERS[COMPILED[0]](folder), **broken)
+    name = {"medusa": "mix", "chimera": "output"}[kind]
+    broken = {f"heads.0.{name}.weight": torch.full((32, 32), torch.nan)}
+    rig = KINDS[kind][0](folder, RUNNERS[COMPILED[0]](folder), **broken)
     for name in ("tree", "model"):
         whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
         found = run(whole, PROMPTS, temperature=0.8, max_new_tokens=6)
         plain = run(undrafted(whole), PROMPTS, temperature=0.8, max_new_tokens=6)
         assert outputs(found) == outputs(plain)
         for g in found:
-            assert g.counters.accepted == 0 and "medusa" in (g.sequence.state.off or "")
+            assert g.counters.accepted == 0 and kind in (g.sequence.state.off or "")
 
 
-def test_under_other_rules(rigs: dict[str, Rig]) -> None:
+@kinds
+def test_under_other_rules(rigs: Rigs, kind: str) -> None:
     """Typical acceptance, the paper's lossy rule, keeps at least as many tokens, and counts
     changes; rejection reads the distributions of the heads."""
-    rig = rigs["eager"]
+    rig, made = rigs[f"{kind}-eager"], KINDS[kind][1]
     head: Any = rig.head
     options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 1.5}
-    exact = run(stage(rig.target, medusa_of(head), policy=TREE), PROMPTS[:2], **options)
+    exact = run(stage(rig.target, made(head), policy=TREE), PROMPTS[:2], **options)
     loose = run(
-        stage(rig.target, medusa_of(head), Typical(epsilon=0.05), policy=TREE),
+        stage(rig.target, made(head), Typical(epsilon=0.05), policy=TREE),
         PROMPTS[:2],
         **options,
     )
