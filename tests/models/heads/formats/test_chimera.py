@@ -85,7 +85,7 @@ def test_damaged_files_give_one_line(tmp_path: Path, case: str) -> None:
 
 
 def test_four_bits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutriderError, match="heads of Chimera are not written with 4") as caught:
+    with pytest.raises(OutriderError, match="Chimera heads are not written with 4") as caught:
         write_head(tmp_path / "head", *ours(), Verifier(), bits=4, card="")
     assert "\n" not in str(caught.value) and not (tmp_path / "head").exists()
 
