@@ -42,6 +42,7 @@ DRAFTERS = (
     "drafters.heads.fspad",
     "drafters.heads.medusa",
     "drafters.heads.ppd",
+    "drafters.heads.lud",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.specmquant",
@@ -75,6 +76,7 @@ RULES = (
     "acceptance.top_beta",
     "acceptance.fuzzy",
     "acceptance.judge",
+    "acceptance.lud",
 )
 """Modules of acceptance rules: which tokens of a draft the target keeps."""
 
