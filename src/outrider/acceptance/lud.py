@@ -83,20 +83,22 @@ class Lud:
         known = self._chances(draft)
 
         def judge(seen: View, node: int, token: int) -> tuple[bool, float]:
-            chance, before = known.get((node, token), 0.0), seen.context(node)
+            chance, before = known.get((node, token), math.nan), seen.context(node)
             passes = confident(token, chance, before[-1] if before else -1, self.beta)
             return passes and seen.allows(node, token), math.log(chance) if chance > 0 else -1e9
 
         return longest_path(draft, view, judge, self.max_changed)
 
     def _chances(self, draft: Draft) -> dict[tuple[int, int], float]:
-        """Return the drafter's probability of each token, by its parent and its id."""
-        references = draft.reference or ()
-        return {
-            (int(draft.parents[node]), token): float(chances(logits[None])[0, token])
-            for node, logits in enumerate(references)
-            if logits is not None and 0 <= (token := int(draft.tokens[node])) < len(logits)
-        }
+        """Return the drafter's probability of each token, by its parent and its id; of equal
+        siblings the smallest."""
+        found: dict[tuple[int, int], float] = {}
+        for node, logits in enumerate(draft.reference or ()):
+            parent, token = int(draft.parents[node]), int(draft.tokens[node])
+            if logits is not None and 0 <= token < len(logits):
+                chance = float(chances(logits[None])[0, token])
+                found[parent, token] = min(chance, found.get((parent, token), chance))
+        return found
 
 
 _RANGES: Mapping[str, Range] = {

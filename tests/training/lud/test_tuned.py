@@ -103,16 +103,16 @@ def test_tuning_teaches_the_guesses_and_leaves_the_target(source: Path, tmp_path
     assert isinstance(before, Linear)
     kept = before.weight.clone()
     recipe = recipe_of(
-        source, alpha=0.0, form="beside", texts=1, passes=80.0, learning_rate=0.01, ranks=2
+        source, alpha=0.0, form="beside", texts=1, passes=40.0, learning_rate=0.01, ranks=2
     )
     examples = [Example(IDS, FIRST), Example(IDS, FIRST)]
     said: list[str] = []
     with StopSignal() as stop:
         pad = tune(recipe, target, examples, tmp_path, tmp_path / "a", stop, said.append)
     assert torch.equal(before.weight, kept)
-    assert pad.rates.shape == (3, 2) and pad.rates[:, 0].min() > 0.5
+    assert pad.rates.shape == (3, 2) and pad.rates[:, 0].min() > 0.3
     first = Tuned(target, 2, 4.0, 0)
-    assert guess_rates(first, examples, 4, 2)[:, 0].max() < 0.3
+    assert guess_rates(first, examples, 4, 2)[:, 0].max() < 0.1
     assert "hold 100% of 24 tokens" in said[0]  # alpha 0: the whole answer is one unit
     tuned = Tuned(target, 2, 4.0, 0)
     load_checkpoint(tmp_path / "lud.safetensors", {"lud": tuned}, {})

@@ -1,5 +1,6 @@
 """Tunes a target on texts whose lexical units end in pads, and counts right guesses."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,23 @@ from torch import Tensor, optim
 
 from outrider.core.types import IntArray
 from outrider.training.core.config import Stage
-from outrider.training.core.loop import StageRun, StopSignal, run_stage
+from outrider.training.core.loop import StageRun, StopSignal, TrainingStopped, run_stage
 from outrider.training.lud.config import LudRecipe
 from outrider.training.lud.tuned import Tuned
-from outrider.training.lud.units import NONE, Sample, beside, in_place, lexical_units, passes, plain
+from outrider.training.lud.units import (
+    NONE,
+    Sample,
+    Span,
+    beside,
+    in_place,
+    lexical_units,
+    passes,
+    plain,
+)
 
 _PLACES = 48
 """Places of a held-out text after which guesses are counted."""
+_TOLD_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +52,27 @@ def label_chances(tuned: Tuned, sample: Sample) -> NDArray[np.float64]:
 
 
 def find_units(
-    tuned: Tuned, examples: Sequence[Example], alpha: float, report: Callable[[str], None]
-) -> list[list[tuple[int, int]]]:
-    """Return the lexical units of each text, of a target whose updates are still zero."""
-    found = [
-        lexical_units(label_chances(tuned, plain(one.ids, one.first)), alpha, one.first)
-        for one in examples
-    ]
+    tuned: Tuned,
+    examples: Sequence[Example],
+    alpha: float,
+    report: Callable[[str], None],
+    stop: StopSignal | None = None,
+) -> list[list[Span]]:
+    """Return the lexical units of each text, of a target whose updates are still zero.
+
+    Raises:
+        TrainingStopped: `stop` asked for it.
+    """
+    found: list[list[Span]] = []
+    told = time.monotonic()
+    for one in examples:
+        chances = label_chances(tuned, plain(one.ids, one.first))
+        found.append(lexical_units(chances, alpha, one.first))
+        if stop is not None and stop.asked:
+            raise TrainingStopped("the lexical units are not found yet", hint="Run again")
+        if time.monotonic() - told > _TOLD_SECONDS:
+            told = time.monotonic()
+            report(f"lexical units of {len(found):,} of {len(examples):,} texts")
     rows = sum(stop - start for units in found for start, stop in units)
     total = sum(len(one.ids) - 1 - one.first for one in examples)
     count = sum(map(len, found))
@@ -70,7 +95,7 @@ class Samples:
     def __init__(
         self,
         examples: Sequence[Example],
-        units: Sequence[Sequence[tuple[int, int]]],
+        units: Sequence[Sequence[Span]],
         recipe: LudRecipe,
     ) -> None:
         self._examples, self._recipe = examples, recipe
@@ -104,7 +129,7 @@ def fit(
     Raises:
         TrainingStopped: `stop` asked for it, with a checkpoint.
     """
-    samples = Samples(examples, find_units(tuned, examples, recipe.alpha, report), recipe)
+    samples = Samples(examples, find_units(tuned, examples, recipe.alpha, report, stop), recipe)
     # The loop counts tokens in rows of `sequence_length`; here it counts texts.
     stage = Stage(
         tokens=max(1, round(len(examples) * recipe.passes)),

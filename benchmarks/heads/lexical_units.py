@@ -1,0 +1,134 @@
+"""Lexical Unit Decoding: tokens a round with and without tuning, and what lossy texts are worth.
+
+python -m benchmarks.heads.lexical_units configs/lud/tiny.toml runs/tiny-lud/tiny-lud --data DIR
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.heads.prompt_tokens import (
+    PROMPTS,
+    RESAMPLES,
+    Counts,
+    counts_of,
+    decode,
+    interval,
+    rate,
+    short_prompts,
+    texts_of,
+)
+
+from outrider.acceptance import Lud
+from outrider.core.types import Prompt, as_ids
+from outrider.decoding import Generation
+from outrider.drafters.heads.lud import Lud as Drafter
+from outrider.drafters.heads.prompt_tokens import PromptTokens
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.loading import load_model
+from outrider.protocols import LanguageModel, Segment
+from outrider.training.core.config import read_table
+from outrider.training.core.pairs import folder_of
+from outrider.training.lud.config import LudRecipe
+
+BETAS = (0.99, 0.9, 0.7, 0.5)
+
+Prompts = Sequence[tuple[int, ...]]
+
+
+def untrained(target: LanguageModel, like: PromptTokens) -> PromptTokens:
+    """Return the embedding of a random token in place of the trained pad."""
+    assert target.embed is not None
+    generator = torch.Generator().manual_seed(0)
+    token = torch.randint(target.info.vocab_size, (1,), generator=generator)
+    return PromptTokens.of_pad(target.embed(token.numpy())[0].clone(), like.rates, like.vocab_size)
+
+
+def losses(judge: LanguageModel, prompts: Prompts, found: Sequence[Generation]) -> Counts:
+    """Return `[prompts, 2]`: the cross-entropy of each answer in nats under `judge`, and tokens."""
+    sums: list[tuple[float, int]] = []
+    for ids, one in zip(prompts, found, strict=True):
+        answer = as_ids(one.output)
+        [cache] = judge.start([Prompt(token_ids=ids)])
+        want = as_ids(range(-1, len(answer) - 1))
+        [rows] = judge.forward([Segment(cache, answer)], [want])
+        probs = rows.logits.double().log_softmax(-1)
+        own = probs[torch.arange(len(answer)), torch.from_numpy(answer)]
+        sums.append((-float(own.sum()), len(answer)))
+    return np.array(sums)
+
+
+def changes(found: Sequence[Generation]) -> Counts:
+    """Return changed tokens and tokens of each answer."""
+    return np.array([[one.counters.changed, len(one.output)] for one in found], dtype=np.float64)
+
+
+def shown(counts: Counts, draws: Counts) -> str:
+    """Return a ratio with its interval."""
+    return f"{rate(counts):.3f} {interval(rate(counts[draws]))}"
+
+
+def main() -> None:
+    """Print a line for each way of decoding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, help="the file of the training")
+    parser.add_argument("files", type=Path, nargs="+", help="folders of adapters and pads")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="number of prompts")
+    parser.add_argument("--dtype", default="float32", help="dtype of the target")
+    given = parser.parse_args()
+    recipe = read_table(given.config, LudRecipe)
+    source = folder_of(recipe.target, "target")
+    base = load_model(source, dtype=given.dtype, threads=1)
+    tokenizer = Tokenizer.load(source)
+    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed)
+    ids = ids[: given.prompts]
+    draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
+    greedy = decode(base, None, ids, 0.0)
+    print(f"base, undrafted: loss under the base {shown(losses(base, ids, greedy), draws)}")
+    for number, folder in enumerate(given.files):
+        tuned = load_model(source, dtype=given.dtype, threads=1, adapter=folder)
+        pad = PromptTokens.read_pad(folder)
+        if not number:
+            verified(base, untrained(base, pad), ids, draws, "base, embedding of a random token")
+        verified(base, pad, ids, draws, f"{folder.name}: base with the trained pad")
+        verified(tuned, pad, ids, draws, f"{folder.name}: tuned")
+        own = decode(tuned, None, ids, 0.0)
+        print(
+            f"{folder.name}, undrafted: loss of its answers under the base "
+            f"{shown(losses(base, ids, own), draws)}, loss of the base's answers under it "
+            f"{shown(losses(tuned, ids, greedy), draws)}",
+            flush=True,
+        )
+        for beta in BETAS:
+            drafter, rule = Drafter(pad=pad, beta=beta), Lud(beta=beta)
+            lossy = decode(tuned, drafter, ids, 0.0, rule)
+            exact = decode(tuned, drafter, ids, 0.0)
+            print(
+                f"{folder.name}, beta {beta:g}: lossy {shown(counts_of(lossy), draws)} tokens a "
+                f"round, changed {shown(changes(lossy), draws)}, loss under the base "
+                f"{shown(losses(base, ids, lossy), draws)}; verified "
+                f"{shown(counts_of(exact), draws)} tokens a round, same texts "
+                f"{texts_of(exact) == texts_of(own)}",
+                flush=True,
+            )
+
+
+def verified(
+    target: LanguageModel, pad: PromptTokens, ids: Prompts, draws: Counts, name: str
+) -> None:
+    """Print the tokens a round of verified guesses, by the rows of a draft."""
+    own = texts_of(decode(target, None, ids, 0.0))
+    for nodes in (4, 8, 15):
+        found = decode(target, Drafter(pad=pad, nodes=nodes), ids, 0.0)
+        print(
+            f"{name}, {nodes} rows: {shown(counts_of(found), draws)} tokens a round, same texts "
+            f"{texts_of(found) == own}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
