@@ -20,6 +20,7 @@ from benchmarks.heads.prompt_tokens import (
     short_prompts,
     texts_of,
 )
+from numpy.typing import NDArray
 
 from outrider.acceptance import Lud
 from outrider.core.types import Prompt, as_ids
@@ -36,6 +37,8 @@ from outrider.training.lud.config import LudRecipe
 BETAS = (0.99, 0.9, 0.7, 0.5)
 
 Prompts = Sequence[tuple[int, ...]]
+Draws = NDArray[np.int64]
+"""`[resamples, prompts]`: which prompts each resample holds."""
 
 
 def untrained(target: LanguageModel, like: PromptTokens) -> PromptTokens:
@@ -65,7 +68,7 @@ def changes(found: Sequence[Generation]) -> Counts:
     return np.array([[one.counters.changed, len(one.output)] for one in found], dtype=np.float64)
 
 
-def shown(counts: Counts, draws: Counts) -> str:
+def shown(counts: Counts, draws: Draws) -> str:
     """Return a ratio with its interval."""
     return f"{rate(counts):.3f} {interval(rate(counts[draws]))}"
 
@@ -117,7 +120,7 @@ def main() -> None:
 
 
 def verified(
-    target: LanguageModel, pad: PromptTokens, ids: Prompts, draws: Counts, name: str
+    target: LanguageModel, pad: PromptTokens, ids: Prompts, draws: Draws, name: str
 ) -> None:
     """Print the tokens a round of verified guesses, by the rows of a draft."""
     own = texts_of(decode(target, None, ids, 0.0))

@@ -45,7 +45,8 @@ class Lud(PromptDrafter):
 
     Attributes:
         pad: the folder that `outrider train lud` has written, or its pad.
-        k: tokens of a pass: one, and a guess for each of k - 1 pads; None: as trained.
+        k: tokens of a pass, one and a guess for each of k - 1 pads, at most as trained; None: as
+            trained.
         beta: the smallest probability of a drafted guess; None drafts all guesses, and pads stand
             where the next round is likely to begin.
         nodes: without `beta`, the rows of a draft; None: what is fastest with the measured costs of

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, optim
 
 from outrider.core.types import IntArray
 from outrider.training.core.config import Stage
 from outrider.training.core.loop import StageRun, StopSignal, TrainingStopped, run_stage
+from outrider.training.core.state import save_tensors
 from outrider.training.lud.config import LudRecipe
 from outrider.training.lud.tuned import Tuned
 from outrider.training.lud.units import (
@@ -51,28 +53,47 @@ def label_chances(tuned: Tuned, sample: Sample) -> NDArray[np.float64]:
     return found
 
 
-def find_units(
+def text_chances(
     tuned: Tuned,
     examples: Sequence[Example],
-    alpha: float,
+    file: Path,
     report: Callable[[str], None],
-    stop: StopSignal | None = None,
-) -> list[list[Span]]:
-    """Return the lexical units of each text, of a target whose updates are still zero.
+    stop: StopSignal,
+) -> list[NDArray[np.float64]]:
+    """Return the label chances of each text, of a target whose updates are still zero.
+
+    They are written to `file`, and read from it if it holds those of as many rows.
 
     Raises:
         TrainingStopped: `stop` asked for it.
     """
-    found: list[list[Span]] = []
+    ends = np.cumsum([len(one.ids) - 1 for one in examples])
+    if file.is_file():
+        stored = load_file(file)["chances"].double().numpy()
+        if len(stored) == ends[-1]:
+            return np.split(stored, ends[:-1])
+    found: list[NDArray[np.float64]] = []
     told = time.monotonic()
     for one in examples:
-        chances = label_chances(tuned, plain(one.ids, one.first))
-        found.append(lexical_units(chances, alpha, one.first))
-        if stop is not None and stop.asked:
+        found.append(label_chances(tuned, plain(one.ids, one.first)))
+        if stop.asked:
             raise TrainingStopped("the lexical units are not found yet", hint="Run again")
         if time.monotonic() - told > _TOLD_SECONDS:
             told = time.monotonic()
             report(f"lexical units of {len(found):,} of {len(examples):,} texts")
+    save_tensors(file, {"chances": torch.from_numpy(np.concatenate(found))})
+    return found
+
+
+def find_units(
+    chances: Sequence[NDArray[np.float64]],
+    examples: Sequence[Example],
+    alpha: float,
+    report: Callable[[str], None],
+) -> list[list[Span]]:
+    """Return the lexical units of each text."""
+    pairs = zip(chances, examples, strict=True)
+    found = [lexical_units(own, alpha, one.first) for own, one in pairs]
     rows = sum(stop - start for units in found for start, stop in units)
     total = sum(len(one.ids) - 1 - one.first for one in examples)
     count = sum(map(len, found))
@@ -129,7 +150,8 @@ def fit(
     Raises:
         TrainingStopped: `stop` asked for it, with a checkpoint.
     """
-    samples = Samples(examples, find_units(tuned, examples, recipe.alpha, report, stop), recipe)
+    chances = text_chances(tuned, examples, folder / "chances.safetensors", report, stop)
+    samples = Samples(examples, find_units(chances, examples, recipe.alpha, report), recipe)
     # The loop counts tokens in rows of `sequence_length`; here it counts texts.
     stage = Stage(
         tokens=max(1, round(len(examples) * recipe.passes)),
