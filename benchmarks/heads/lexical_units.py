@@ -34,8 +34,6 @@ from outrider.training.core.config import read_table
 from outrider.training.core.pairs import folder_of
 from outrider.training.lud.config import LudRecipe
 
-BETAS = (0.99, 0.9, 0.7, 0.5)
-
 Prompts = Sequence[tuple[int, ...]]
 Draws = NDArray[np.int64]
 """`[resamples, prompts]`: which prompts each resample holds."""
@@ -80,57 +78,59 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", help="folders of adapters and pads")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="number of prompts")
-    parser.add_argument("--dtype", default="float32", help="dtype of the target")
+    parser.add_argument("--rows", type=int, nargs="+", default=[4, 8, 15], help="rows of drafts")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.99, 0.9, 0.7, 0.5])
     given = parser.parse_args()
     recipe = read_table(given.config, LudRecipe)
     source = folder_of(recipe.target, "target")
-    base = load_model(source, dtype=given.dtype, threads=1)
     tokenizer = Tokenizer.load(source)
-    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed)
-    ids = ids[: given.prompts]
+    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed)[: given.prompts]
     draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
+    base = load_model(source, dtype="float32", threads=1)
     greedy = decode(base, None, ids, 0.0)
-    print(f"base, undrafted: loss under the base {shown(losses(base, ids, greedy), draws)}")
+    say(f"base, undrafted: loss under the base {shown(losses(base, ids, greedy), draws)}")
     for number, folder in enumerate(given.files):
-        tuned = load_model(source, dtype=given.dtype, threads=1, adapter=folder)
         pad = PromptTokens.read_pad(folder)
-        if not number:
-            verified(base, untrained(base, pad), ids, draws, "base, embedding of a random token")
-        verified(base, pad, ids, draws, f"{folder.name}: base with the trained pad")
-        verified(tuned, pad, ids, draws, f"{folder.name}: tuned")
+        tuned = load_model(source, dtype="float32", threads=1, adapter=folder)
         own = decode(tuned, None, ids, 0.0)
-        print(
+        say(
             f"{folder.name}, undrafted: loss of its answers under the base "
             f"{shown(losses(base, ids, own), draws)}, loss of the base's answers under it "
-            f"{shown(losses(tuned, ids, greedy), draws)}",
-            flush=True,
+            f"{shown(losses(tuned, ids, greedy), draws)}"
         )
-        for beta in BETAS:
-            drafter, rule = Drafter(pad=pad, beta=beta), Lud(beta=beta)
-            lossy = decode(tuned, drafter, ids, 0.0, rule)
-            exact = decode(tuned, drafter, ids, 0.0)
-            print(
-                f"{folder.name}, beta {beta:g}: lossy {shown(counts_of(lossy), draws)} tokens a "
-                f"round, changed {shown(changes(lossy), draws)}, loss under the base "
-                f"{shown(losses(base, ids, lossy), draws)}; verified "
-                f"{shown(counts_of(exact), draws)} tokens a round, same texts "
-                f"{texts_of(exact) == texts_of(own)}",
-                flush=True,
+        for rows in given.rows:
+            if not number:
+                other = Drafter(pad=untrained(base, pad), nodes=rows)
+                name = f"base, embedding of a random token, {rows} rows"
+                say_verified(name, decode(base, other, ids, 0.0), greedy, draws)
+            drafter = Drafter(pad=pad, nodes=rows)
+            name = f"{folder.name}, tuned, {rows} rows"
+            say_verified(name, decode(tuned, drafter, ids, 0.0), own, draws)
+        for beta in given.betas:
+            drafter = Drafter(pad=pad, beta=beta)
+            found = decode(tuned, drafter, ids, 0.0)
+            say_verified(f"{folder.name}, verified, beta {beta:g}", found, own, draws)
+            found = decode(tuned, drafter, ids, 0.0, Lud(beta=beta))
+            say(
+                f"{folder.name}, lossy, beta {beta:g}: {shown(counts_of(found), draws)} tokens a "
+                f"round, changed {shown(changes(found), draws)}, loss under the base "
+                f"{shown(losses(base, ids, found), draws)}"
             )
 
 
-def verified(
-    target: LanguageModel, pad: PromptTokens, ids: Prompts, draws: Draws, name: str
+def say_verified(
+    name: str, found: Sequence[Generation], own: Sequence[Generation], draws: Draws
 ) -> None:
-    """Print the tokens a round of verified guesses, by the rows of a draft."""
-    own = texts_of(decode(target, None, ids, 0.0))
-    for nodes in (4, 8, 15):
-        found = decode(target, Drafter(pad=pad, nodes=nodes), ids, 0.0)
-        print(
-            f"{name}, {nodes} rows: {shown(counts_of(found), draws)} tokens a round, same texts "
-            f"{texts_of(found) == own}",
-            flush=True,
-        )
+    """Print the tokens a round of verified guesses."""
+    say(
+        f"{name}: {shown(counts_of(found), draws)} tokens a round, same texts "
+        f"{texts_of(found) == texts_of(own)}"
+    )
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def rows_of(model: Decoder, ids: tuple[int, ...], tuned: Tuned) -> torch.Tensor:
 def test_training_begins_as_the_target(source: Path) -> None:
     tuned, target = Tuned(Decoder.load(source), 2, 4.0, 0), Decoder.load(source)
     own = rows_of(target, tuple(IDS[:-1].tolist()), tuned)[FIRST:]
+    torch.testing.assert_close(tuned.pad, target.weights.embed.mean(0))
     torch.testing.assert_close(tuned.logits([plain(IDS, FIRST)]), own, rtol=1e-4, atol=1e-4)
     chances = label_chances(tuned, plain(IDS, FIRST))
     assert chances[:FIRST].tolist() == [0.0] * FIRST  # the prompt has no labels
