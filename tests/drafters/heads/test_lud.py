@@ -291,7 +291,11 @@ def test_what_is_refused(folder: Path, runner: Runners) -> None:
         pad().check_target(tabular_family().target)
     with pytest.raises(StrategyError, match="lud without a qualifier"):
         Drafter(pad=pad()).bind(Needs(), 2)
-    for how, problem in (({"k": 0}, "k is 0"), ({"beta": -0.1}, "beta is -0.1")):
+    numbers: list[tuple[dict[str, Any], str]] = [
+        ({"k": 0}, "k is 0"),
+        ({"beta": -0.1}, "beta is -0.1"),
+    ]
+    for how, problem in numbers:
         with pytest.raises(OptionError, match=problem):
             Drafter(pad=pad(), **how)
     for name, value in (("rates", pad().rates + 1), ("pad", pad().rates.clone()), ("pad", None)):
