@@ -5,11 +5,13 @@
 
 Every prompt of Spec-Bench is answered greedily with chains of each depth. Tokens and rounds are
 counted, so that other programs on the machine have no effect. A ratio is that of the tokens of a
-round to those of the first head on the same prompt; its interval draws whole prompts.
+round to those of the first head on the same prompt; its interval draws whole prompts. With `--reads
+all 64` each head is measured reading whole prompts, and their last 64 tokens only (`NAME@64`).
 """
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -38,13 +40,15 @@ def measure(given: argparse.Namespace) -> None:
     prompts = by_category(given.prompts, given.of_each, given.characters)
     params = SamplingParams(max_new_tokens=given.max_new_tokens)
     with given.out.open("a", encoding="utf-8") as out:
-        for folder in given.heads:
-            pair = opened(folder, target)
-            for place in track(range(len(prompts)), name_of(folder)):
+        for folder, reads in product(given.heads, given.reads):
+            pair, name = opened(folder, target), name_of(folder) + suffix_of(reads)
+            if reads:
+                pair.head.reads = None if reads == "all" else int(reads)
+            for place in track(range(len(prompts)), name):
                 category, text = prompts[place]
                 ids = tokenizer.chat([{"role": "user", "content": text}])
                 for depth in given.depths:
-                    line: Line = {"head": name_of(folder), "depth": depth, "prompt": place}
+                    line: Line = {"head": name, "depth": depth, "prompt": place}
                     if key(line) in done:
                         continue
                     tokens = tokens_a_round(pair, [ids], params, depth)
@@ -63,6 +67,11 @@ def opened(folder: Path, target: LanguageModel) -> HeadPair:
 def name_of(folder: Path) -> str:
     """Return the name under which a head is listed: that of its folder."""
     return folder.resolve().name
+
+
+def suffix_of(reads: str) -> str:
+    """Return what the name of a head says about how much of a prompt it reads."""
+    return f"@{reads}" if reads else ""
 
 
 def key(line: Line) -> tuple[str, int, int]:
@@ -116,6 +125,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--heads", type=Path, nargs="+", required=True)
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 3])
+    parser.add_argument(
+        "--reads", nargs="+", default=[""], help="'all', or last tokens of a prompt"
+    )
     parser.add_argument("--of-each", type=int, default=8)
     parser.add_argument("--characters", type=int, default=1500)
     parser.add_argument("--max-new-tokens", type=int, default=64)

@@ -4,11 +4,12 @@
     python -m benchmarks.heads.kinds configs/heads/smollm2.toml --out runs/compared \\
         --texts runs/head/texts --heads eagle1 fspad fspad-sampling fspad-alignment --passes 4
 
-`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts. Each head
-begins with the same seed and reads the same batches, one step of a chain at a time. The texts that
-are held out are the first ones. Acceptance is that of greedy drafts along the recorded answers;
-intervals (95 %) draw whole texts; differences are paired by text and are to the first head of the
-list.
+`fspad-sampling` and `fspad-alignment` are heads of FSPAD with one of its two parts.
+`clover-parallel` are heads of Clover that read no drafted token, and `clover-plain` has no layer in
+front of them. Each head begins with the same seed and reads the same batches, one step of a chain
+at a time, but all its `--steps` heads of Clover. The texts that are held out are the first ones.
+Acceptance is that of greedy drafts along the recorded answers; intervals (95 %) draw whole texts;
+differences are paired by text and are to the first head of the list.
 """
 
 import argparse
@@ -22,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from outrider.engine.options import is_family
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.writing import write_head
+from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
 from outrider.training.heads.config import HeadRecipe
@@ -51,6 +54,8 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", required=True)
     parser.add_argument("--passes", type=float, default=6.0)
     parser.add_argument("--unrolled", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, help="steps of a chain that are trained")
+    parser.add_argument("--layers", type=int, default=1, help="layers of Clover")
     parser.add_argument("--batch", type=int, default=4, help="texts of a batch")
     parser.add_argument("--rate", type=float, default=1e-3, help="the largest learning rate")
     parser.add_argument("--held-out", type=int, default=64)
@@ -66,10 +71,12 @@ def main() -> None:
         learning_rate=given.rate,
         texts=given.batch,
         held_out=given.held_out,
+        steps=given.steps or recipe.training.steps,
         evaluate_minutes=1e9,
     )
-    recipe = replace(recipe, training=training, seed=given.seed)
-    source = local_folder(recipe.target)
+    recipe = replace(recipe, training=training, seed=given.seed, layers=given.layers)
+    target = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
+    source = local_folder(target)
     teacher = Teacher.of(open_checkpoint(source))
     for name in given.heads:
         if not (given.out / name / "counts.json").is_file():
@@ -81,7 +88,9 @@ def of(recipe: HeadRecipe, name: str) -> HeadRecipe:
     """Return the recipe of one head."""
     kind, _, only = name.partition("-")
     parts = {part: only in ("", part) for part in ("sampling", "alignment")}
-    return replace(recipe, kind=kind, name=name, **parts)
+    layers = 0 if only == "plain" else recipe.layers
+    parts["regressive"] = only != "parallel"
+    return replace(recipe, kind=kind, name=name, layers=layers, **parts)
 
 
 def run(recipe: HeadRecipe, source: Path, teacher: Teacher, texts: Path, folder: Path) -> None:

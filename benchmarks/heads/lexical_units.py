@@ -84,7 +84,7 @@ def main() -> None:
     recipe = read_table(given.config, LudRecipe)
     source = folder_of(recipe.target, "target")
     tokenizer = Tokenizer.load(source)
-    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed)[: given.prompts]
+    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed, given.prompts)
     draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
     base = load_model(source, dtype="float32", threads=1)
     greedy = decode(base, None, ids, 0.0)

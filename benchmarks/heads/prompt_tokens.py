@@ -1,7 +1,7 @@
 """Tokens a round of `ppd` with trained prompt tokens, beside random ones, on new prompts.
 
     python -m benchmarks.heads.prompt_tokens runs/tiny-ppd/tiny-ppd configs/ppd/tiny.toml \
-        --data DIR
+        --data DIR --temperatures 0 0.8 --rows 8 16 32
 """
 
 import argparse
@@ -84,12 +84,12 @@ def texts_of(found: Sequence[Generation]) -> list[list[int]]:
 
 
 def short_prompts(
-    files: tuple[PromptFile, ...], data: Path, tokenizer: Tokenizer, seed: int
+    files: tuple[PromptFile, ...], data: Path, tokenizer: Tokenizer, seed: int, count: int
 ) -> list[tuple[int, ...]]:
     """Return prompts that no training reaches."""
     every = training_prompts(files, data, seed)
-    ids = [tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * PROMPTS)]
-    return [one for one in ids if len(one) < LONGEST][:PROMPTS]
+    ids = [tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * count)]
+    return [one for one in ids if len(one) < LONGEST][:count]
 
 
 def rate(counts: Counts) -> Counts:
@@ -110,15 +110,19 @@ def main() -> None:
     parser.add_argument("prompts", type=Path, help="folder of the prompt tokens")
     parser.add_argument("config", type=Path, help="the file that they were trained with")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32], help="of a draft")
+    parser.add_argument("--count", type=int, default=PROMPTS, help="number of prompts")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     recipe, trained = read_table(given.config, PpdRecipe), PromptTokens.read(given.prompts)
     source = folder_of(recipe.target, "target")
-    target, tokenizer = load_model(source), Tokenizer.load(source)
-    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed)
+    target, tokenizer = load_model(source, threads=given.threads), Tokenizer.load(source)
+    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed, given.count)
     draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
-    for temperature in (0.0, 0.8):
+    for temperature in given.temperatures:
         texts = texts_of(decode(target, None, ids, temperature))
-        for nodes in (8, 16, 32):
+        for nodes in given.rows:
             good = Ppd(prompts=trained, nodes=nodes)
             mine = decode(target, good, ids, temperature)
             random = Ppd(prompts=random_tokens(target, trained), nodes=nodes)

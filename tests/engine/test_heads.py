@@ -23,8 +23,10 @@ from outrider.models.heads.formats.writing import write_head
 from outrider.models.sources.families import family
 from outrider.policies import FixedTree
 from outrider.strategy.auto import head_drafter
+from outrider.training.heads.clover import fresh_clover
 from outrider.training.heads.start import Teacher, fresh_head
 from tests.models.heads.formats.setups import in_speculators, write
+from tests.training.heads.setups import recipe
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -54,9 +56,12 @@ def write_random(folder: Path, kind: str) -> Path:
     states = {"hinted": (1, 2, layers), "eagle3": (0, 1, layers - 1)}.get(kind, (layers,))
     successors = torch.arange(vocab).roll(-1).numpy()
     parts = {"sampling": True, "alignment": True} if kind == "fspad" else {}
-    config, tensors = fresh_head(
-        teacher, HeadKind(kind), states, ids, successors, random=True, **parts
-    )
+    if kind == "clover":
+        config, tensors = fresh_clover(teacher, layers, ids, recipe("clover", random=True))
+    else:
+        config, tensors = fresh_head(
+            teacher, HeadKind(kind), states, ids, successors, random=True, **parts
+        )
     if kind == "eagle3":
         rows = teacher.lm_head[torch.from_numpy(ids).long()]
         norms = torch.ones(len(states), config.target_width)
@@ -72,7 +77,7 @@ def write_random(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("heads")
-    kinds = ("hinted", "eagle3", "eagle1", "fspad")
+    kinds = ("hinted", "eagle3", "eagle1", "fspad", "clover")
     return {kind: write_random(root / kind, kind) for kind in kinds}
 
 
@@ -132,6 +137,8 @@ def test_the_text_is_the_targets(load: Callable[..., Any], kind: str, drafter: s
     [
         pytest.param("eagle1", "eagle1", marks=pytest.mark.method("eagle1")),
         pytest.param("fspad", "tree(eagle2)", marks=pytest.mark.method("fspad")),
+        pytest.param("clover", "clover", marks=pytest.mark.method("clover")),
+        pytest.param("clover", "tree(clover)", marks=pytest.mark.method("clover")),
     ],
 )
 def test_the_text_is_the_targets_with_heads_that_predict_states(

@@ -32,7 +32,9 @@ from tests.matrix import matrix
 from tests.models.heads.setups import VOCAB
 from tests.models.setups.invariants import assert_equals_fresh_prefill
 
-pytestmark = [pytest.mark.method(name) for name in ("hinted", "eagle3", "eagle1", "fspad")]
+pytestmark = [
+    pytest.mark.method(name) for name in ("hinted", "eagle3", "eagle1", "fspad", "clover")
+]
 
 TREE = FixedTree(depth=4, nodes=12)
 
@@ -40,7 +42,7 @@ TREE = FixedTree(depth=4, nodes=12)
 def cases(headed: Sequence[Any]) -> list[ParameterSet]:
     """Every runner and every kind of head in the fast tests."""
     return [
-        pytest.param(case, marks=() if place in (1, 2, 5) else pytest.mark.slow)
+        pytest.param(case, marks=() if place in (1, 2, 5, 8) else pytest.mark.slow)
         for place, case in enumerate(headed)
     ]
 

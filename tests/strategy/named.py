@@ -14,7 +14,7 @@ FITTING = {
 }
 """Rules that judge drafts of a certain kind, with drafters that make them."""
 
-OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa")
+OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
 OF_FILES = ("ppd", "lud")

@@ -24,6 +24,7 @@ from outrider.drafters import (
 )
 from outrider.drafters.combine.pyramid import qualified
 from outrider.drafters.given import ASKING, Costs, Given
+from outrider.drafters.heads.clover import Clover
 from outrider.drafters.heads.eagle1 import Eagle1
 from outrider.drafters.heads.eagle3 import Eagle3
 from outrider.drafters.heads.fspad import Fspad
@@ -185,6 +186,8 @@ def head_drafter(head: HeadModel, seconds: float) -> Drafter:
             return Eagle1(model=head, seconds=seconds)
         case HeadKind.FSPAD:
             return Fspad(model=head, seconds=seconds)
+        case HeadKind.CLOVER:
+            return Clover(model=head, seconds=seconds)
         case HeadKind.MTP:
             return ModelDrafter(model=head, name="mtp")
         case HeadKind.MEDUSA:

@@ -41,6 +41,7 @@ DRAFTERS = (
     "drafters.heads.eagle1",
     "drafters.heads.fspad",
     "drafters.heads.medusa",
+    "drafters.heads.clover",
     "drafters.heads.ppd",
     "drafters.heads.lud",
     "drafters.combine.pyramid",
@@ -58,6 +59,7 @@ DRAFTERS = (
 GROWTHS = (
     "drafters.neural.growth.top_k",
     "drafters.neural.growth.eagle2",
+    "drafters.neural.growth.clover",
     "drafters.neural.growth.dyspec",
     "drafters.neural.growth.dyspec_nodes",
     "drafters.neural.growth.rsd_c",

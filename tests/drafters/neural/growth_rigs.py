@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from outrider.core.types import Draft, Draw
 from outrider.drafters.neural.growth import (
+    Clover,
     DySpec,
     DySpecLevels,
     Eagle2,
@@ -30,6 +31,7 @@ VOCAB = 4
 GROWTHS: dict[str, Growth] = {
     "top_k": TopK((3, 2, 2)),
     "eagle2": Eagle2(width=3),
+    "clover": Clover(),
     "dyspec": DySpec(),
     "dyspec_levels": DySpecLevels(),
     "dyspec_at": DySpecLevels(threshold=0.1),

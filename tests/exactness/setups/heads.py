@@ -8,8 +8,9 @@ from typing import Any
 from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, TreeDrafter
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.copying.suffix import Suffix
-from outrider.drafters.neural.growth import Eagle2, RsdS
+from outrider.drafters.neural.growth import Clover, Eagle2, RsdS
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.heads.clover.config import HEAD_NORM
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
@@ -17,6 +18,7 @@ from outrider.protocols import Drafter
 from outrider.strategy.auto import head_drafter
 from outrider.training.heads.start import Teacher
 from tests.exactness.setups.checkpoints import RUNNERS
+from tests.models.heads.clover.setups import clover_config, clover_numbers
 from tests.models.heads.setups import head_config, make_target, numbers
 
 HEADED = tuple(
@@ -29,6 +31,7 @@ HEADED = tuple(
         ),
         ("native", "eagle1"),
         ("int8", "fspad"),
+        ("native", "clover"),
     )
     if runner in RUNNERS
 )
@@ -38,11 +41,16 @@ HEADED = tuple(
 def make_pair(folder: Path, runner: str, kind: str, draft: int = 40, **changes: Any) -> HeadPair:
     """A random head, whose best tokens are often those of the target when both are sampled."""
     teacher = Teacher.of(open_checkpoint(folder))
+    target = RUNNERS[runner](folder)
+    if kind == "clover":
+        clover = clover_config(teacher.config, draft, layers=1)
+        tensors = clover_numbers(clover)
+        tensors[HEAD_NORM] = tensors[HEAD_NORM] * 0.3
+        return run_head(clover, tensors | changes, target, name=kind)
     config = head_config(teacher, kind, draft)
     tensors = numbers(config)
     if not config.predicts_states:
         tensors["norm.weight"] = tensors["norm.weight"] * 0.3
-    target = RUNNERS[runner](folder)
     return run_head(config, tensors | changes, target, name=kind)
 
 
@@ -61,6 +69,7 @@ def drafters(pair: HeadPair, folder: Path) -> dict[str, Callable[[], Drafter]]:
         "chain": lambda: chain,
         "model": lambda: ModelDrafter(model=head),
         "tree": lambda: tree,
+        "clover-tree": lambda: replace(tree, growth=Clover(least=0.1)),
         "sampled-tree": lambda: replace(tree, growth=RsdS(width=3)),
         "fallback": lambda: Fallback(first=Suffix(), second=chain),
         "merge": lambda: Merge(first=copies, second=tree),
@@ -68,6 +77,6 @@ def drafters(pair: HeadPair, folder: Path) -> dict[str, Callable[[], Drafter]]:
     }
 
 
-NAMES = ("chain", "model", "tree", "sampled-tree", "fallback", "merge", "qualified")
+NAMES = ("chain", "model", "tree", "clover-tree", "sampled-tree", "fallback", "merge", "qualified")
 
 __all__ = ["HEADED", "NAMES", "drafters", "make_pair", "make_target"]

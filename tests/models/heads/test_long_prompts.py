@@ -1,4 +1,4 @@
-"""A hinted head reads the last tokens of a long prompt only."""
+"""Some heads read only the last tokens of a long prompt."""
 
 from typing import Any
 
@@ -22,7 +22,9 @@ from tests.models.heads.setups import (
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=head_cases(["torch", "native"], ("hinted",)))
+@pytest.fixture(
+    scope="module", params=head_cases(["torch", "native"], ("hinted", "eagle1", "fspad"))
+)
 def rig(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Rig:
     folder = make_target(tmp_path_factory.mktemp("target"))
     return make_rig(folder, *request.param)
@@ -31,7 +33,7 @@ def rig(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Rig:
 def test_a_long_prompt_is_read_from_its_last_tokens(rig: Rig) -> None:
     """The rows are those of the last tokens alone, with the states and hints of the whole text."""
     text, most = random_text(24), 6
-    rig.head._reads = most
+    rig.head.reads = most
     source = rig.reads((*text, 3))
     cache = rig.head.follow(source, text[1:])
     assert (cache.offset, cache.readable) == (17, most + 1)  # the target has read one more
@@ -52,14 +54,14 @@ def test_a_long_prompt_is_read_from_its_last_tokens(rig: Rig) -> None:
     with torch.no_grad():
         [step] = unroll(module, rig.head._rotary, batch, 1)
     close(found, step.logits[0], TOLERANCE)
-    rig.head._reads = None
+    rig.head.reads = None
     whole = rig.rows(rig.follows(text))[0, rig.tensors["ids"].long()]
     assert (found - whole).abs().max() > TOLERANCE  # the rows before them do count
 
 
 def test_a_reused_cache_keeps_what_it_left_out(rig: Rig) -> None:
     text = random_text(20)
-    rig.head._reads = 6
+    rig.head.reads = 6
     try:
         cache = rig.head.follow(rig.reads((*text, 3)), text[1:])
         assert cache.offset == 13
@@ -76,4 +78,4 @@ def test_a_reused_cache_keeps_what_it_left_out(rig: Rig) -> None:
         again = rig.head.follow(rig.reads((*other, 3)), other[1:], again)
         assert len(again.text) == 0  # a token that no row reads has changed all states
     finally:
-        rig.head._reads = None
+        rig.head.reads = None

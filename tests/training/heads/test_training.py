@@ -43,6 +43,7 @@ KINDS = [
     pytest.param("eagle1", marks=pytest.mark.method("eagle1")),
     pytest.param("fspad", marks=pytest.mark.method("fspad")),
     pytest.param("medusa", marks=pytest.mark.method("medusa")),
+    pytest.param("clover", marks=pytest.mark.method("clover")),
 ]
 
 
@@ -190,7 +191,7 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     assert "texts are recorded, and 40 of them are held out" in line(error)
     with pytest.raises(OptionError) as error:
         recipe("mtp")
-    assert "kind is 'mtp'" in line(error) and "hinted, eagle3, eagle1, fspad, medusa" in line(error)
+    assert "kind is 'mtp'" in line(error) and "eagle1, fspad, medusa, clover" in line(error)
     with pytest.raises(OptionError) as error:
         replace(recipe("fspad"), sampling=False, alignment=False)
     assert "neither sampling nor alignment" in line(error)

@@ -28,7 +28,12 @@ from outrider.protocols import LanguageModel
 FOLLOWERS = "followers.safetensors"
 """The file beside a head that `successors` begin with."""
 
-_READS_STATES = ("fc.weight", "heads.0.blocks.0.weight", "0.0.linear.weight")
+_READS_STATES = (
+    "fc.weight",
+    "heads.0.blocks.0.weight",
+    "0.0.linear.weight",
+    "enter.query.weight",
+)
 """Ends of the names of matrices whose inputs are all states that a head reads."""
 
 Tiers = Sequence[tuple[str, ModelSource]]

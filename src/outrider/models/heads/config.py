@@ -35,6 +35,8 @@ class HeadKind(StrEnum):
         apart from the predicted state (Gui et al. 2024, arXiv 2408.15562).
     MEDUSA: it reads no token: one small network for each of the next places reads the last state
         (Cai et al. 2024, arXiv 2401.10774).
+    CLOVER: layers read state and token of the last place; a recurrent network reads each drafted
+        token after it (Clover-2, Xiao et al. 2024, arXiv 2408.00264).
     """
 
     EAGLE3 = "eagle3"
@@ -43,6 +45,7 @@ class HeadKind(StrEnum):
     EAGLE1 = "eagle1"
     FSPAD = "fspad"
     MEDUSA = "medusa"
+    CLOVER = "clover"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,27 +201,8 @@ class HeadConfig(HeadShape):
         return shapes
 
     def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        layer, width = self.layer, self.width
-        queries, keys = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
-        read = 2 * width if self.kind is HeadKind.EAGLE3 else width
-        shapes: dict[str, tuple[int, ...]] = {
-            "self_attn.q_proj.weight": (queries, read),
-            "self_attn.k_proj.weight": (keys, read),
-            "self_attn.v_proj.weight": (keys, read),
-            "self_attn.o_proj.weight": (width, queries),
-            "mlp.gate_proj.weight": (layer.intermediate_size, width),
-            "mlp.up_proj.weight": (layer.intermediate_size, width),
-            "mlp.down_proj.weight": (width, layer.intermediate_size),
-            "input_layernorm.weight": (width,),
-            "post_attention_layernorm.weight": (width,),
-        }
-        if layer.qkv_bias:
-            for name, size in (("q", queries), ("k", keys), ("v", keys)):
-                shapes[f"self_attn.{name}_proj.bias"] = (size,)
-        if layer.qk_norm:
-            for name in ("q", "k"):
-                shapes[f"self_attn.{name}_norm.weight"] = (layer.head_dim,)
-        return {LAYER + name: shape for name, shape in shapes.items()}
+        read = 2 * self.width if self.kind is HeadKind.EAGLE3 else self.width
+        return layer_shapes(self.layer, LAYER, read)
 
     def check(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Raise `CheckpointError` unless names, shapes and width are those of this head."""
@@ -230,3 +214,33 @@ class HeadConfig(HeadShape):
                 f"applied to what it predicts, {self.target_width}",
                 hint="Choose a head of the width of its target",
             )
+
+
+def layer_shapes(layer: DecoderConfig, prefix: str, read: int) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each tensor of a decoder layer.
+
+    Args:
+        layer: its shape.
+        prefix: the beginning of the names.
+        read: number of inputs of attention.
+    """
+    width = layer.hidden_size
+    queries, keys = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj.weight": (queries, read),
+        "self_attn.k_proj.weight": (keys, read),
+        "self_attn.v_proj.weight": (keys, read),
+        "self_attn.o_proj.weight": (width, queries),
+        "mlp.gate_proj.weight": (layer.intermediate_size, width),
+        "mlp.up_proj.weight": (layer.intermediate_size, width),
+        "mlp.down_proj.weight": (width, layer.intermediate_size),
+        "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
+    }
+    if layer.qkv_bias:
+        for name, size in (("q", queries), ("k", keys), ("v", keys)):
+            shapes[f"self_attn.{name}_proj.bias"] = (size,)
+    if layer.qk_norm:
+        for name in ("q", "k"):
+            shapes[f"self_attn.{name}_norm.weight"] = (layer.head_dim,)
+    return {prefix + name: shape for name, shape in shapes.items()}

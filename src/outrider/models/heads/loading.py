@@ -9,6 +9,9 @@ from torch import Tensor
 
 from outrider.core.errors import StrategyError
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.heads.clover.config import CloverConfig
+from outrider.models.heads.clover.model import CloverModel
+from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadConfig, HeadShape
 from outrider.models.heads.medusa.config import MedusaConfig
 from outrider.models.heads.medusa.model import MedusaModel
@@ -63,6 +66,10 @@ def run_head(
         ids = [] if config.own_rows else tensors["ids"].numpy()
         heads = MedusaModule(config, tensors, keeping.hidden_states.head_rows(ids))
         return HeadPair(MedusaModel(heads, dict(tensors), keeping, name), keeping)
+    if isinstance(config, CloverConfig):
+        rows = keeping.hidden_states.head_rows(tensors["ids"].numpy())
+        clover = CloverModule(config, tensors, _embedding(keeping), rows)
+        return HeadPair(CloverModel(clover, dict(tensors), keeping, name), keeping)
     assert isinstance(config, HeadConfig)  # all other kinds have one layer
     own = tensors.get("lm_head.weight")
     rows = keeping.hidden_states.head_rows(tensors["ids"].numpy()) if own is None else own

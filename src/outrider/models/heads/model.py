@@ -21,8 +21,9 @@ from outrider.models.heads.cache import Following, HeadCache, skipped_of
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.hints import Hints, HintSource
 from outrider.models.heads.module import HeadModule, HeadNetwork
-from outrider.models.llama.attention import attend, reach
+from outrider.models.llama.attention import Reach, attend, reach
 from outrider.models.llama.base import cache_layout
+from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.rope import RotaryTable, rotate
 from outrider.protocols import Cache, HiddenStates, LanguageModel, ModelInfo, Segment
 
@@ -45,8 +46,9 @@ class HeadInputs:
 
 
 _MEASURED_TEXT, _MEASURED_TURNS, _MEASURED_DEPTHS = 32, 6, (1, 3)
-_READ = 64
-"""The last tokens of a prompt that a hinted head reads; hints follow from the whole text."""
+_READS = {HeadKind.HINTED: 64, HeadKind.EAGLE1: 256, HeadKind.FSPAD: 256}
+"""The last tokens of a prompt that some heads read; hints follow from the whole text. So few cost
+at most 1 % of the tokens of a round (docs/results.md)."""
 _EVICTING = 64 << 20
 """Bytes that are more than the caches of most processors hold."""
 
@@ -62,9 +64,11 @@ class HeadModel:
         target: the model whose states it reads; it keeps the states of `config.states`.
         followers: a file of what followed which tokens in answers of the target
             (`memories.followers`), or None.
+        reads: the last tokens of a prompt that caches begun from now on read; None: all of them.
     """
 
     followers: Path | None = None
+    reads: int | None
 
     layered = segmented = chain_decoder = hidden_states = selector = embed = None
 
@@ -80,7 +84,7 @@ class HeadModel:
         self._states: HiddenStates = target.hidden_states
         self._ids = tensors["ids"].long()
         self._table = successors_of(self.config, tensors)
-        self._reads = _READ if self.config.kind is HeadKind.HINTED else None
+        self.reads = _READS.get(self.config.kind)
         info = target.info
         self._layout = self._layout_for(module, torch.device(info.device))
         self.info = ModelInfo(
@@ -126,11 +130,11 @@ class HeadModel:
         """
         if isinstance(previous, Following) and self._owns(previous):
             cache = previous
-            cache.follow_again(source, self._fresh_hints(), text, self._reads)
+            cache.follow_again(source, self._fresh_hints(), text, self.reads)
         else:
             cache = self._fresh_cache()
             whole = (int(source.text[0]), *text)
-            cache.follow(source, self._fresh_hints(), skipped_of(whole, self._reads))
+            cache.follow(source, self._fresh_hints(), skipped_of(whole, self.reads))
         return cache
 
     def draft_seconds(self) -> float:
@@ -143,15 +147,18 @@ class HeadModel:
         cache = self.follow(source)
         cache.commit(source.text[1:])
         least = [float("inf")] * 2
+        depths = [min(depth, cache.longest or depth) for depth in _MEASURED_DEPTHS]
         others = torch.zeros(min(self.target.info.weight_bytes or 0, _EVICTING), dtype=torch.uint8)
         for _ in range(_MEASURED_TURNS):
-            for place, depth in enumerate(_MEASURED_DEPTHS):
+            for place, depth in enumerate(depths):
                 others += 1
                 begun = perf_counter()
                 self._chain_of(cache, depth)
                 least[place] = min(least[place], perf_counter() - begun)
                 cache.commit(())
-        shorter, longer = _MEASURED_DEPTHS
+        shorter, longer = depths
+        if shorter == longer:
+            return least[0]
         return max((least[1] - least[0]) / (longer - shorter), 1e-7)
 
     def _chain_of(self, cache: Following, depth: int) -> None:
@@ -260,20 +267,42 @@ class HeadModel:
         )
         hints, levels = (torch.from_numpy(a).long() for a in (inputs.hints, inputs.levels))
         stream, read = module.enter(entered, tokens, hints, levels)
-        queries, keys, values = module.project(read)
+        seen, layer = reach(feed, cache, None), module.config.layer
+        attended = self._attended(cache, feed, seen, module.project(read), layer)
+        return module.answer(module.leave(stream, attended)[keep])
+
+    def _attended(
+        self,
+        cache: HeadCache,
+        feed: Feed,
+        seen: Reach,
+        projected: tuple[Tensor, Tensor, Tensor],
+        layer: DecoderConfig,
+        number: int = 0,
+    ) -> Tensor:
+        """Write keys and values of rows, for which the cache has space; return what they attend to.
+
+        Args:
+            cache: the cache.
+            feed: the rows.
+            seen: the slots that they read.
+            projected: their queries, keys and values, not rotated.
+            layer: the shape of the layer.
+            number: the place of the layer in the cache.
+        """
+        queries, keys, values = projected
         places = torch.from_numpy(feed.positions)
         turns = self._rotary.at(places, int(feed.positions.max()) + 1)
-        storage, seen = cache.storage, reach(feed, cache, None)
-        storage.keys[0][:, feed.start : feed.end] = rotate(keys, *turns).transpose(0, 1)
-        storage.values[0][:, feed.start : feed.end] = values.transpose(0, 1)
-        attended = attend(
+        storage = cache.storage
+        storage.keys[number][:, feed.start : feed.end] = rotate(keys, *turns).transpose(0, 1)
+        storage.values[number][:, feed.start : feed.end] = values.transpose(0, 1)
+        return attend(
             rotate(queries, *turns),
-            storage.keys[0][:, seen.first : feed.end],
-            storage.values[0][:, seen.first : feed.end],
+            storage.keys[number][:, seen.first : feed.end],
+            storage.values[number][:, seen.first : feed.end],
             seen.mask,
-            module.config.layer.attention_scale,
+            layer.attention_scale,
         )
-        return module.answer(module.leave(stream, attended)[keep])
 
 
 def successors_of(config: HeadShape, tensors: dict[str, Tensor]) -> np.ndarray:

@@ -14,9 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from outrider.models.heads.config import LAYER, MTP_NORMS, HeadConfig, HeadKind, HeadShape
-from outrider.models.llama.layers import ACTIVATION_FUNCTIONS
+from outrider.models.heads.layer import HeadLayer, Rows
 
-Rows = Float[Tensor, "*rows width"]
 Embedding = Callable[[Int[Tensor, "*rows"]], Rows]
 
 
@@ -87,7 +86,11 @@ class HeadModule(HeadNetwork[HeadConfig]):
         super().__init__(config, tensors, lm_head)
         own = tensors.get("embed_tokens.weight")
         self._embed: Embedding = embed if own is None else lambda ids: F.embedding(ids, own)
-        self._activation = ACTIVATION_FUNCTIONS[config.layer.activation]
+
+    @property
+    def layer(self) -> HeadLayer:
+        """Its one layer."""
+        return HeadLayer(self.config.layer, LAYER, self.part)
 
     # -- steps of a row -------------------------------------------------------------------------
 
@@ -171,28 +174,11 @@ class HeadModule(HeadNetwork[HeadConfig]):
 
     def project(self, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values `[*rows, heads, head_dim]`, not rotated."""
-        layer = self.config.layer
-        found = [
-            F.linear(read, self._of(f"{name}_proj.weight"), self._bias(f"{name}_proj.bias"))
-            for name in "qkv"
-        ]
-        heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
-        queries, keys, values = (
-            one.unflatten(-1, (count, layer.head_dim))
-            for one, count in zip(found, heads, strict=True)
-        )
-        if layer.qk_norm:
-            queries = self._norm(queries, f"{LAYER}self_attn.q_norm.weight")
-            keys = self._norm(keys, f"{LAYER}self_attn.k_norm.weight")
-        return queries, keys, values
+        return self.layer.project(read)
 
     def leave(self, stream: Rows, attended: Float[Tensor, "*rows queries"]) -> Rows:
         """Return the stream after the layer, given the result of attention."""
-        stream = stream + F.linear(attended, self._of("o_proj.weight"))
-        read = self._norm(stream, f"{LAYER}post_attention_layernorm.weight")
-        gate = self._activation(F.linear(read, self.part(f"{LAYER}mlp.gate_proj.weight")))
-        up = F.linear(read, self.part(f"{LAYER}mlp.up_proj.weight"))
-        return stream + F.linear(gate * up, self.part(f"{LAYER}mlp.down_proj.weight"))
+        return self.layer.leave(stream, attended)
 
     def answer(self, stream: Rows) -> tuple[Float[Tensor, "*rows draft"], Rows]:
         """Return logits of the draft vocabulary, and what the next step reads (`continued`)."""
@@ -225,12 +211,6 @@ class HeadModule(HeadNetwork[HeadConfig]):
     def _norm(self, x: Tensor, name: str | None) -> Tensor:
         weight = None if name is None else self.part(name)
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.layer.norm_eps)
-
-    def _of(self, name: str) -> Tensor:
-        return self.part(f"{LAYER}self_attn.{name}")
-
-    def _bias(self, name: str) -> Tensor | None:
-        return self._of(name) if self.config.layer.qkv_bias else None
 
 
 def _key(name: str) -> str:

@@ -13,13 +13,17 @@ TRAINED = (
     HeadKind.EAGLE1,
     HeadKind.FSPAD,
     HeadKind.MEDUSA,
+    HeadKind.CLOVER,
 )
 """Kinds of heads that can be trained."""
 MOST_HEADS = 8
 """The paper trains three to five."""
+MOST_LAYERS = 8
+"""Clover has two layers."""
 _STORED = {
     HeadKind.EAGLE3: "EAGLE-3 heads are written in float32",
     HeadKind.MEDUSA: "Medusa heads are written with 8 bits",
+    HeadKind.CLOVER: "Clover heads are written with 8 bits",
 }
 """Kinds whose files have no choice of bits."""
 
@@ -31,7 +35,7 @@ class HeadTraining:
     Attributes:
         single: passes over the texts in which one step is trained.
         unrolled: passes after them, in which `steps` steps are trained.
-        steps: number of steps of a chain that are trained.
+        steps: number of steps of a chain that are trained; of Clover in both parts of the training.
         learning_rate: the largest one; it rises in the first batches and then falls as a cosine.
         entry_rate: learning rate of the matrices that enter the stream, which the ridge fit has
             set, relative to that of the others.
@@ -94,6 +98,8 @@ class HeadRecipe:
         kind: the kind of the head.
         sampling: for kind fspad: whether the token is mixed into the state in a wider space first.
         alignment: for kind fspad: whether logits may leave the predicted state.
+        layers: for kind clover: layers of the augmenting block; 0 leaves it out.
+        regressive: for kind clover: whether later heads read the token that was drafted before.
         heads: number of Medusa heads, which are trained together in both parts of the training.
         states: numbers of the target's hidden states that are recorded; the last one is the final
             state, which a head of EAGLE-3 does not fuse, and heads of EAGLE-1 and FSPAD read alone.
@@ -116,6 +122,8 @@ class HeadRecipe:
     kind: str = "hinted"
     sampling: bool = True
     alignment: bool = True
+    layers: int = 2
+    regressive: bool = True
     heads: int = 4
     states: tuple[int, ...] = ()
     draft_vocab: int = 4096
@@ -142,6 +150,8 @@ class HeadRecipe:
             )
         if not 1 <= self.heads <= MOST_HEADS:
             raise OptionError(f"heads is {self.heads}", hint=f"Give 1 to {MOST_HEADS} heads")
+        if not 0 <= self.layers <= MOST_LAYERS:
+            raise OptionError(f"layers is {self.layers}", hint=f"Give 0 to {MOST_LAYERS} layers")
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
                 f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",

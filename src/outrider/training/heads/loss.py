@@ -12,14 +12,17 @@ from torch import Tensor
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
+from outrider.training.heads.clover import DECAY
 from outrider.training.heads.data import RecordedTexts, TextPlace
 from outrider.training.heads.start import Teacher
 from outrider.training.heads.unroll import Texts, unroll
 
 _DECAY = 0.8
 """The weight of each step of a chain, relative to the step before (arXiv 2503.01840)."""
-_LOGITS = 0.1
-"""The weight of the cross-entropy beside the distance of states (arXiv 2401.15077)."""
+_STATES = {HeadKind.EAGLE1: 1.0, HeadKind.FSPAD: 1.0, HeadKind.CLOVER: 10.0}
+_LOGITS = {HeadKind.EAGLE1: 0.1, HeadKind.FSPAD: 0.1}
+"""Weights of the distance of states and of the cross-entropy (arXiv 2401.15077, 2408.00264); all
+others are 0 and 1."""
 _NOISE_LENGTH = 512
 """Length of a text for which the strength of noise is stated."""
 
@@ -38,22 +41,23 @@ def chain_loss(
     The label of each row is the target's distribution over the draft vocabulary `ids`, which holds
     all tokens of the texts. A head that predicts states learns the final state of the next place
     first, by the smooth absolute difference; the logits have a tenth of its weight (EAGLE, Li et
-    al. 2024, arXiv 2401.15077).
+    al. 2024, arXiv 2401.15077; Clover-2, Xiao et al. 2024, arXiv 2408.00264).
     """
     with torch.no_grad():
         final = texts.states[:, :, -1]
-    total, weights = torch.zeros(()), 0.0
+    kind, total, weights = head.config.kind, torch.zeros(()), 0.0
+    distance, decay = _STATES.get(kind, 0.0), DECAY if kind is HeadKind.CLOVER else _DECAY
     for step, found in enumerate(unroll(head, rotary, read or texts, steps)):
         at = texts.at(step + 1)[..., None].expand(-1, -1, final.shape[-1])
         with torch.no_grad():
             true = final.gather(1, at)[found.valid]
             label = teacher.logits(true, ids).softmax(-1)
-        loss = F.cross_entropy(found.logits, label, reduction="sum")
-        if head.config.predicts_states:
-            distance = F.smooth_l1_loss(found.outputs, true, reduction="sum") / true.shape[-1]
-            loss = distance + _LOGITS * loss
-        total = total + _DECAY**step * loss / max(len(found.logits), 1)
-        weights += _DECAY**step
+        loss = F.cross_entropy(found.logits, label, reduction="sum") * _LOGITS.get(kind, 1.0)
+        if distance:
+            off = F.smooth_l1_loss(found.outputs, true, reduction="sum") / true.shape[-1]
+            loss = loss + distance * off
+        total = total + decay**step * loss / max(len(found.logits), 1)
+        weights += decay**step
     return total / weights
 
 

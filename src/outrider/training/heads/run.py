@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
+from outrider.models.heads.clover.config import HEAD_NORM, CloverConfig
+from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
 from outrider.models.heads.medusa.config import MedusaConfig
 from outrider.models.heads.medusa.module import MedusaModule
@@ -23,6 +25,7 @@ from outrider.models.llama.rope import RotaryTable
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
+from outrider.training.heads.clover import fit_clover, fresh_clover, further_clover
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
 from outrider.training.heads.loss import acceptance, chain_loss, with_noise
@@ -82,8 +85,8 @@ class HeadTrainer:
     folder: Path
     report: Report
     stop: StopSignal | None = None
-    config: HeadConfig | MedusaConfig = field(init=False)
-    head: HeadModule | MedusaModule = field(init=False)
+    config: HeadConfig | MedusaConfig | CloverConfig = field(init=False)
+    head: HeadModule | MedusaModule | CloverModule = field(init=False)
     ids: IntArray = field(init=False)
     held_out: Sequence[TextPlace] = field(init=False)
     training: Sequence[TextPlace] = field(init=False)
@@ -121,6 +124,10 @@ class HeadTrainer:
         if isinstance(config, MedusaConfig):
             self.config, self.head = config, MedusaModule(config, tensors, rows)
             return tensors
+        if isinstance(config, CloverConfig):
+            self.config = config
+            self.head = CloverModule(config, tensors, lambda ids: F.embedding(ids, embed), rows)
+            return tensors
         assert isinstance(config, HeadConfig)  # all other kinds have one layer
         self.config = config
         self.head = HeadModule(config, tensors, lambda ids: F.embedding(ids, embed), rows)
@@ -140,10 +147,13 @@ class HeadTrainer:
         if options.start:
             config, tensors = trained_head(Path(options.start), kind, states, teacher)
             self.texts.hint_with(tensors.get("successors"))
+            further_clover(config, recipe)
             return further_medusa(config, tensors, recipe.heads)
         ids = self.texts.frequent(recipe.draft_vocab)
         if kind is HeadKind.MEDUSA:
             return fresh_medusa(teacher, states[-1], ids, recipe.heads)
+        if kind is HeadKind.CLOVER:
+            return fresh_clover(teacher, states[-1], ids, recipe)
         return fresh_head(
             teacher,
             kind,
@@ -219,6 +229,9 @@ class HeadTrainer:
             fit_mixes(self.head, self.texts, places)
             factors = self._soften_medusa(self.head, self.training[:_SOFTENED])
             self.report(f"{fitted}, logits times {' '.join(f'{one:g}' for one in factors)}")
+        elif isinstance(self.head, CloverModule):
+            fit_clover(self.head, self.texts, places, self.recipe.training.steps)
+            self.report(f"{fitted}, logits times {self._soften(self.training[:_SOFTENED]):g}")
         elif self.config.predicts_states:
             fit_states(self.head, self.texts, places)
             self.report(fitted)
@@ -246,7 +259,8 @@ class HeadTrainer:
 
         The fitted logits are too large. Training would first make them smaller by errors.
         """
-        norm, recur = (self.head.part(name) for name in ("norm.weight", "recur.weight"))
+        clover = isinstance(self.head, CloverModule)
+        norm = self.head.part(HEAD_NORM if clover else "norm.weight")
         ids = self._vocabulary(places)
         self.head.lm_head = self._rows[ids]
         batch, fitted = self.texts.batch(places), norm.clone()
@@ -256,7 +270,8 @@ class HeadTrainer:
             losses[factor] = chain_loss(self.head, self._rotary, batch, self.teacher, ids, 1).item()
         best = min(losses, key=lambda factor: losses[factor])
         norm.copy_(fitted * best)
-        recur /= best
+        if not clover:
+            self.head.part("recur.weight").div_(best)
         return best
 
     def _batches(self, clock: "_Clock") -> Iterator[tuple[list[TextPlace], int, float]]:
@@ -305,6 +320,8 @@ class HeadTrainer:
     def _loss(self, places: Sequence[TextPlace], ids: Tensor, steps: int, number: int) -> Tensor:
         """Return the loss of a batch."""
         batch = read = self.texts.batch(places)
+        if isinstance(self.head, CloverModule):  # later heads have weights of their own
+            steps = self.recipe.training.steps
         if isinstance(self.head, MedusaModule):
             return medusa_loss(self.head, batch, ids)
         if self.config.predicts_states and self.recipe.training.noise:

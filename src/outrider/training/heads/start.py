@@ -77,7 +77,7 @@ class Teacher:
                 f"heads cannot be trained for {checkpoint.path}",
                 hint="Use a Llama-shaped model with dense layers and its own output head",
             )
-        layer_settings(_layer_of(config, 1), config.vocab_size, checkpoint.config)
+        layer_settings(layer_of(config, 1), config.vocab_size, checkpoint.config)
         layer = {LAYER + name.removeprefix(prefix): found[name] for name in names}
         return cls(config, embed, found.get(HEAD, embed), found[NORM], layer)
 
@@ -113,7 +113,7 @@ def fresh_head(
     predicts = kind in (HeadKind.EAGLE1, HeadKind.FSPAD)
     config = HeadConfig(
         kind=kind,
-        layer=_layer_of(whole, len(ids)),
+        layer=layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
@@ -123,7 +123,7 @@ def fresh_head(
         alignment=alignment,
     )
     tensors = {
-        name: _start_of(name, shape, teacher, random=random)
+        name: start_of(name, shape, teacher, random=random)
         for name, shape in config.shapes().items()
         if name not in ("ids", "successors")
     }
@@ -163,18 +163,23 @@ def trained_head(
     return file.config, file.tensors
 
 
+def without_norm(norm: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
+    """Return the factors that take the weights of a norm off its result; none of them is large."""
+    least = _SMALLEST * norm.abs().mean()
+    return 1 / torch.where(norm.abs() < least, least, norm)
+
+
 def _read_final_states(tensors: dict[str, Tensor], teacher: Teacher) -> None:
     """Let attention read final states as the last layer of the target reads its normed input."""
-    ours, theirs = teacher.norm, teacher.layer.get(f"{LAYER}input_layernorm.weight")
+    theirs = teacher.layer.get(f"{LAYER}input_layernorm.weight")
     if theirs is None:
         return
-    least = _SMALLEST * ours.abs().mean()
-    factors = theirs / torch.where(ours.abs() < least, least, ours)
+    factors = theirs * without_norm(teacher.norm)
     for name in "qkv":
         tensors[f"{LAYER}self_attn.{name}_proj.weight"] *= factors
 
 
-def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
+def layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     """Return the shape of the last layer of a decoder, as the layer of a head."""
     return replace(
         whole,
@@ -186,7 +191,7 @@ def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
     )
 
 
-def _start_of(name: str, shape: tuple[int, ...], teacher: Teacher, *, random: bool) -> Tensor:
+def start_of(name: str, shape: tuple[int, ...], teacher: Teacher, *, random: bool) -> Tensor:
     """Return the first value of one tensor."""
     own = teacher.layer.get(name)
     if name == "fc.bias" or name.endswith(("sampling.down.weight", "alignment.up.weight")):

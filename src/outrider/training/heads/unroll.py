@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadShape
 from outrider.models.heads.medusa.module import MedusaModule
 from outrider.models.heads.module import HeadModule, HeadNetwork
+from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.rope import RotaryTable, rotate
 
 
@@ -24,7 +27,8 @@ class Step:
 
     Attributes:
         logits: `[rows, draft]` of the valid chains, in the order of texts and starts.
-        outputs: `[rows, width]` their outputs, which the next step reads.
+        outputs: `[rows, width]` their outputs, which the next step reads; of Clover, the
+            predicted states.
         valid: which chains are valid.
     """
 
@@ -78,10 +82,13 @@ def unroll(
         head: the head.
         rotary: its rotary embedding.
         texts: the texts.
-        steps: number of steps; Medusa has one for each head at most.
+        steps: number of steps; heads that read no drafted token have one for each head at most.
     """
     if isinstance(head, MedusaModule):
         yield from medusa_steps(head, texts, steps)
+        return
+    if isinstance(head, CloverModule):
+        yield from clover_steps(head, rotary, texts, steps)
         return
     assert isinstance(head, HeadModule)  # all other kinds have one layer
     length = texts.tokens.shape[1]
@@ -111,7 +118,7 @@ def unroll(
             at = texts.rows + step
             queries = _turned(queries, rotary, at, length + steps)
             own.append((_turned(more, rotary, at, length + steps), extra))
-        attended = _attend(head, queries, (first_keys, values), hidden, own)
+        attended = _attend(head.layer.config, queries, (first_keys, values), hidden, own)
         logits, outputs = head.answer(head.leave(stream, attended))
         valid = texts.valid(step)
         yield Step(logits[valid], outputs[valid], valid)
@@ -124,6 +131,41 @@ def medusa_steps(head: MedusaModule, texts: Texts, steps: int) -> Iterator[Step]
         valid = texts.valid(step)
         read = states[valid]
         yield Step(head.logits(read, step), read, valid)
+
+
+def clover_steps(
+    head: CloverModule, rotary: RotaryTable, texts: Texts, steps: int
+) -> Iterator[Step]:
+    """Yield what `unroll` yields: the augmenting block runs once, and later steps read its result
+    and the tokens after it."""
+    state = _augmented(head, rotary, texts)
+    predicted = head.first(state)
+    for step in range(min(steps, head.config.longest or steps)):
+        if step:
+            state, predicted = head.step(state, texts.tokens.gather(1, texts.at(step)), step)
+        valid = texts.valid(step)
+        found = predicted[valid]
+        yield Step(F.linear(found, head.lm_head), found, valid)
+
+
+def _augmented(
+    head: CloverModule, rotary: RotaryTable, texts: Texts
+) -> Float[Tensor, "texts starts width"]:
+    """Return the states of the drafts that begin at the starts."""
+    length, last = texts.tokens.shape[1], head.config.layers - 1
+    places = torch.arange(length, device=texts.tokens.device)
+    rows = everywhere = places.expand(len(texts.tokens), length)
+    stream = head.enter(texts.states[:, :, -1], texts.tokens)
+    for number in range(head.config.layers):
+        layer = head.layer(number)
+        queries, keys, values = layer.project(layer.norm(stream, "input_layernorm.weight"))
+        queries, keys = (_turned(one, rotary, everywhere, length) for one in (queries, keys))
+        if number == last:  # only the starts are read after it
+            rows, stream = texts.rows, _taken(stream, texts.rows)
+            queries = _taken(queries, texts.rows)
+        hidden = places > rows[..., None]
+        stream = layer.leave(stream, _attend(layer.config, queries, (keys, values), hidden, []))
+    return head.finish(stream if head.config.layers else _taken(stream, texts.rows))
 
 
 def _turned(
@@ -144,14 +186,13 @@ def _taken(rows: Tensor, index: Int[Tensor, "texts starts"]) -> Tensor:
 
 
 def _attend(
-    head: HeadModule,
+    layer: DecoderConfig,
     queries: Float[Tensor, "texts starts heads head_dim"],
     first: tuple[Tensor, Tensor],
     hidden: Bool[Tensor, "texts starts length"],
     own: list[tuple[Tensor, Tensor]],
 ) -> Float[Tensor, "texts starts width"]:
     """Attend to the first step's keys that are not hidden, and to the chain's own ones."""
-    layer = head.config.layer
     group = layer.num_heads // layer.num_kv_heads
     wide = queries.unflatten(2, (layer.num_kv_heads, group)) * layer.attention_scale
     keys, values = first

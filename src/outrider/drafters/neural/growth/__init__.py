@@ -1,6 +1,7 @@
 """Growth methods for draft trees, one per file. They work with any source of next-token
 distributions."""
 
+from outrider.drafters.neural.growth.clover import Clover
 from outrider.drafters.neural.growth.dyspec import DySpecLevels
 from outrider.drafters.neural.growth.dyspec_nodes import DySpec
 from outrider.drafters.neural.growth.eagle2 import Eagle2
@@ -14,6 +15,7 @@ from outrider.drafters.neural.growth.top_k import TopK
 from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 
 __all__ = [
+    "Clover",
     "DySpec",
     "DySpecLevels",
     "Eagle2",

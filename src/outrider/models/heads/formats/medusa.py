@@ -26,7 +26,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import HeadFile, Verifier
-from outrider.models.heads.formats.own import own_tensors
+from outrider.models.heads.formats.own import own_file
 from outrider.models.heads.formats.recognising import HeadFormat
 from outrider.models.heads.formats.settings import (
     FIELDS,
@@ -34,7 +34,6 @@ from outrider.models.heads.formats.settings import (
     VOCAB,
     extras_of,
     read_extras,
-    read_verifier,
     speculators_config,
 )
 from outrider.models.heads.formats.stored import StoredHead
@@ -160,16 +159,7 @@ def read_own_medusa(checkpoint: Checkpoint) -> HeadFile:
         blocks=config["medusa_num_layers"],
         own_rows=bool(config.get("medusa_own_rows")),
     )
-    sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
-    tensors, grouped = own_tensors(checkpoint, head, where)
-    return HeadFile(
-        config=head,
-        tensors=tensors,
-        verifier=read_verifier(config, sizes, file),
-        format=HeadFormat.OWN_MEDUSA.value,
-        trained=trained,
-        grouped=grouped,
-    )
+    return own_file(checkpoint, head, HeadFormat.OWN_MEDUSA, trained)
 
 
 def medusa_settings(

@@ -41,10 +41,11 @@ EIGHT_BITS, FOUR_BITS = 8, 4
 _ZERO = 128
 
 _WHOLE = ("ids", "successors")
-_NEEDED = (
+NEEDED = (
     LAYER_CONFIG,
     *(replace(one, null=False, needed=True) for one in FIELDS if one.kinds == ("whole number",)),
 )
+"""Fields of our own format that must be there."""
 _AGAIN = "Download its files again, or write it again"
 
 
@@ -62,7 +63,7 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
     file = str(Path(where) / "config.json")
     trained = read_extras(config, file)
     check_fields(file, config, FIELDS)
-    check_fields(file, config, _NEEDED)
+    check_fields(file, config, NEEDED)
     settings: Mapping[str, JsonValue] = config["transformer_layer_config"]
     check_fields(file, settings, (VOCAB,), "transformer_layer_config.")
     if not config[STATES.name]:
@@ -77,12 +78,24 @@ def read_own(checkpoint: Checkpoint, found: HeadFormat) -> HeadFile:
         norm_fused=bool(config.get("norm_before_fc")),
         **{name: bool(config.get(name)) for name in PREDICTOR_FLAGS},
     )
+    return own_file(checkpoint, head, found, trained)
+
+
+def own_file(
+    checkpoint: Checkpoint, head: HeadShape, found: HeadFormat, trained: dict[str, JsonValue]
+) -> HeadFile:
+    """Return a head in our own format, given its shape and how it was trained.
+
+    Raises:
+        CheckpointError: tensors that are missing, damaged, or of a wrong shape.
+    """
+    where = str(checkpoint.path)
     sizes = Verifier(hidden_size=head.target_width, vocab_size=head.target_vocab)
     tensors, grouped = own_tensors(checkpoint, head, where)
     return HeadFile(
         config=head,
         tensors=tensors,
-        verifier=read_verifier(config, sizes, file),
+        verifier=read_verifier(checkpoint.config, sizes, str(Path(where) / "config.json")),
         format=found.value,
         trained=trained,
         grouped=grouped,

@@ -6,6 +6,7 @@ from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE, open_folder
+from outrider.models.heads.formats.clover import read_clover
 from outrider.models.heads.formats.eagle1 import read_eagle1
 from outrider.models.heads.formats.eagle3 import read_original, read_speculators
 from outrider.models.heads.formats.head_file import HeadFile
@@ -51,6 +52,8 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
             return read_medusa(checkpoint, layers)
         case HeadFormat.OWN_MEDUSA:
             return read_own_medusa(checkpoint)
+        case HeadFormat.CLOVER:
+            return read_clover(checkpoint)
 
 
 def open_head(folder: Path) -> Checkpoint:

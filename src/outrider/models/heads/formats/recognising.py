@@ -25,6 +25,7 @@ class HeadFormat(StrEnum):
     MTP = "mtp"
     MEDUSA = "medusa"
     OWN_MEDUSA = "own medusa"
+    CLOVER = "clover"
 
 
 _TYPES = {
@@ -33,6 +34,7 @@ _TYPES = {
     "eagle1": HeadFormat.EAGLE1,
     "fspad": HeadFormat.FSPAD,
     "medusa": HeadFormat.OWN_MEDUSA,
+    "clover": HeadFormat.CLOVER,
 }
 """`speculators_model_type` -> format."""
 

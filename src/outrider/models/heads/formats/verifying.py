@@ -48,7 +48,7 @@ def check_verifier(
             f"norm (state {states.num_layers}), which {name} does not return",
             hint="Choose a head that reads states of earlier layers",
         )
-    if config.kind is HeadKind.MEDUSA and config.states != (states.num_layers,):
+    if config.kind in (HeadKind.MEDUSA, HeadKind.CLOVER) and config.states != (states.num_layers,):
         last = f"{states.num_layers} as its last state"
         raise _wrong(file, f"reads state {config.states[0]}", last, name)
     ours = tuple(checkpoint.config.get("architectures") or ()) if checkpoint is not None else ()

@@ -14,7 +14,9 @@ from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors.folder import SINGLE
 from outrider.models.checkpoints.tensors import check_finite
+from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.config import HeadConfig, HeadKind, HeadShape
+from outrider.models.heads.formats.clover import clover_settings
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.formats.medusa import medusa_settings
@@ -38,7 +40,7 @@ _ARCHITECTURES = {
 
 def write_head(
     folder: str | Path,
-    config: HeadConfig | MedusaConfig,
+    config: HeadConfig | MedusaConfig | CloverConfig,
     tensors: Mapping[str, Tensor],
     verifier: Verifier,
     *,
@@ -54,7 +56,7 @@ def write_head(
         config: its shape.
         tensors: its tensors (`HeadConfig.shapes` and `HeadConfig.optional`).
         verifier: its target; its sizes follow from `config`.
-        bits: 8 or 4 of the matrices, in our own format only; Medusa heads have 8. None writes
+        bits: 8 or 4 of the matrices, in our own format only; Medusa and Clover have 8. None writes
             float32.
         card: the text of README.md.
         trained: how it was trained, as JSON.
@@ -69,17 +71,20 @@ def write_head(
     if bits not in (None, FOUR_BITS, EIGHT_BITS):
         raise OptionError(f"bits is {bits}", hint="Give 8, 4 or None")
     _check(config, tensors)
-    if not isinstance(config, MedusaConfig) and config.kind not in _ARCHITECTURES:
+    if isinstance(config, HeadConfig) and config.kind not in _ARCHITECTURES:
         raise OptionError(
             f"heads of kind {config.kind} cannot be written", hint="They belong to their target"
         )
+    if bits == FOUR_BITS and not isinstance(config, HeadConfig):
+        raise OptionError(
+            f"{config.kind.title()} heads are not written with 4 bits: their training does not "
+            "round them",
+            hint="Give 8 or None",
+        )
     if isinstance(config, MedusaConfig):
-        if bits == FOUR_BITS:
-            raise OptionError(
-                "Medusa heads are not written with 4 bits: their training does not round them",
-                hint="Give 8 or None",
-            )
         settings = medusa_settings(config, verifier, trained)
+    elif isinstance(config, CloverConfig):
+        settings = clover_settings(config, verifier, rotary, trained)
     else:
         settings = _settings(config, verifier, rotary, trained)
     if isinstance(config, HeadConfig) and config.kind is HeadKind.EAGLE3:
