@@ -5,6 +5,7 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,17 +18,16 @@ from outrider.core.types import Prompt
 from outrider.decoding import Generation, generate
 from outrider.drafters.heads.ppd import Ppd
 from outrider.drafters.heads.prompt_tokens import PromptTokens
-from outrider.engine.options import is_family
+from outrider.drafters.heads.prompted import PromptDrafter
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import load_model
-from outrider.models.sources.families import family
-from outrider.models.sources.finding import local_folder
 from outrider.policies import FixedTree
-from outrider.protocols import LanguageModel, Request
+from outrider.protocols import AcceptanceRule, LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
 from outrider.training.core.config import read_table
-from outrider.training.heads.prompts import training_prompts
+from outrider.training.core.pairs import folder_of
+from outrider.training.heads.prompts import PromptFile, training_prompts
 from outrider.training.ppd.config import PpdRecipe
 
 FIRST, PROMPTS, TOKENS, LONGEST = 3000, 48, 96, 200
@@ -49,14 +49,19 @@ def random_tokens(target: LanguageModel, like: PromptTokens) -> PromptTokens:
 
 
 def decode(
-    target: LanguageModel, drafter: Ppd | None, prompts: list[tuple[int, ...]], temperature: float
-) -> tuple[Counts, list[list[int]]]:
-    """Return tokens and rounds of each prompt, and the texts."""
-    strategy = Strategy(target=target, rule=Match())
+    target: LanguageModel,
+    drafter: PromptDrafter | None,
+    prompts: Sequence[tuple[int, ...]],
+    temperature: float,
+    rule: AcceptanceRule | None = None,
+) -> list[Generation]:
+    """Return the answers to prompts; the rule is `Match` if none is given."""
+    rule = rule or Match()
+    strategy = Strategy(target=target, rule=rule)
     if drafter is not None:
         nodes = drafter.nodes or 16
         policy = FixedTree(depth=2 * len(drafter.trained.table), nodes=nodes)
-        strategy = Strategy(target=target, drafter=drafter, rule=Match(), policy=policy)
+        strategy = Strategy(target=target, drafter=drafter, rule=rule, policy=policy)
     params = SamplingParams(temperature=temperature, seed=1, max_new_tokens=TOKENS)
     ends = target.info.end_ids
     found = [
@@ -65,8 +70,26 @@ def decode(
     ]
     for _ in generate(strategy.stage, found):
         pass
-    counts = np.array([[len(one.output), one.counters.rounds] for one in found], dtype=np.float64)
-    return counts, [list(one.output) for one in found]
+    return found
+
+
+def counts_of(found: Sequence[Generation]) -> Counts:
+    """Return tokens and rounds of each answer."""
+    return np.array([[len(one.output), one.counters.rounds] for one in found], dtype=np.float64)
+
+
+def texts_of(found: Sequence[Generation]) -> list[list[int]]:
+    """Return the tokens of each answer."""
+    return [list(one.output) for one in found]
+
+
+def short_prompts(
+    files: tuple[PromptFile, ...], data: Path, tokenizer: Tokenizer, seed: int, count: int
+) -> list[tuple[int, ...]]:
+    """Return prompts that no training reaches."""
+    every = training_prompts(files, data, seed)
+    ids = [tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * count)]
+    return [one for one in ids if len(one) < LONGEST][:count]
 
 
 def rate(counts: Counts) -> Counts:
@@ -93,27 +116,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     recipe, trained = read_table(given.config, PpdRecipe), PromptTokens.read(given.prompts)
-    named = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
-    source = local_folder(named)
+    source = folder_of(recipe.target, "target")
     target, tokenizer = load_model(source, threads=given.threads), Tokenizer.load(source)
-    every = training_prompts(recipe.prompts, given.data, recipe.answers.seed)
-    ids = [
-        tokenizer.chat(prompt.messages) for prompt in islice(every, FIRST, FIRST + 2 * given.count)
-    ]
-    ids = [one for one in ids if len(one) < LONGEST][: given.count]
+    ids = short_prompts(recipe.prompts, given.data, tokenizer, recipe.answers.seed, given.count)
     draws = np.random.default_rng(0).integers(0, len(ids), (RESAMPLES, len(ids)))
     for temperature in given.temperatures:
-        _, texts = decode(target, None, ids, temperature)
+        texts = texts_of(decode(target, None, ids, temperature))
         for nodes in given.rows:
             good = Ppd(prompts=trained, nodes=nodes)
-            ours, mine = decode(target, good, ids, temperature)
+            mine = decode(target, good, ids, temperature)
             random = Ppd(prompts=random_tokens(target, trained), nodes=nodes)
-            other, theirs = decode(target, random, ids, temperature)
+            theirs = decode(target, random, ids, temperature)
+            ours, other = counts_of(mine), counts_of(theirs)
             print(
                 f"temperature {temperature:g}, {nodes} rows: trained {rate(ours):.3f} "
                 f"{interval(rate(ours[draws]))}, random {rate(other):.3f}, difference "
                 f"{interval(rate(ours[draws]) - rate(other[draws]))}, texts of the target "
-                f"{mine == texts == theirs}",
+                f"{texts_of(mine) == texts == texts_of(theirs)}",
                 flush=True,
             )
 

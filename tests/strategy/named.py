@@ -10,13 +10,14 @@ FITTING = {
     "recursive": {"drafter": "model", "growth": "rsd-s"},
     "kseq": {"drafter": "model", "growth": "iid"},
     "fuzzy": {"drafter": "model"},
+    "lud": {"drafter": "model"},
 }
 """Rules that judge drafts of a certain kind, with drafters that make them."""
 
 OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover", "chimera")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
-OF_FILES = ("ppd",)
+OF_FILES = ("ppd", "lud")
 """Drafters that need other trained files; tests/drafters/heads makes some."""
 
 OF_PROBES = ("judge",)

@@ -4,6 +4,7 @@ from outrider.acceptance.divergence import DIVERGENCES, Divergence, divergence
 from outrider.acceptance.fuzzy import Fuzzy
 from outrider.acceptance.judge import Judge
 from outrider.acceptance.kseq import KSeq
+from outrider.acceptance.lud import Lud
 from outrider.acceptance.match import Match
 from outrider.acceptance.probe import Probe
 from outrider.acceptance.recursive import RecursiveRejection
@@ -17,6 +18,7 @@ __all__ = [
     "Fuzzy",
     "Judge",
     "KSeq",
+    "Lud",
     "Match",
     "Probe",
     "RecursiveRejection",

@@ -44,6 +44,7 @@ DRAFTERS = (
     "drafters.heads.chimera",
     "drafters.heads.clover",
     "drafters.heads.ppd",
+    "drafters.heads.lud",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.specmquant",
@@ -78,6 +79,7 @@ RULES = (
     "acceptance.top_beta",
     "acceptance.fuzzy",
     "acceptance.judge",
+    "acceptance.lud",
 )
 """Modules of acceptance rules: which tokens of a draft the target keeps."""
 

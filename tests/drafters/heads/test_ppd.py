@@ -17,8 +17,9 @@ from outrider.decoding import Generation, generate
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.copying.lookup import Lookup
 from outrider.drafters.given import Costs, Given
-from outrider.drafters.heads.ppd import METHOD, Ppd, PpdState
+from outrider.drafters.heads.ppd import METHOD, Ppd
 from outrider.drafters.heads.prompt_tokens import FORMAT, KIND, PromptTokens, to_tensors
+from outrider.drafters.heads.prompted import PromptState
 from outrider.kernels import available
 from outrider.models.caches.attaching import attach
 from outrider.models.cpu.native import NativeDecoder
@@ -187,7 +188,7 @@ def test_guesses_are_those_of_the_rows_below_the_last_kept_node(
     drafter = Ppd(prompts=untrained(copies))
     expected = {(): 4, (0,): 4 + 2 * copies, (0, 1, 2): 4 + 4 * copies, (0, 1): None, (0, 3): None}
     for path, first in expected.items():
-        state = PpdState(frozenset())
+        state = PromptState(frozenset())
         verdict = Verdict(path=path, tokens=(0,) * len(path), next_token=5)
         drafter.observe([state], [Verified("target", as_ids(()), whole, rows, verdict)])
         if first is None:
@@ -200,9 +201,9 @@ def test_guesses_are_those_of_the_rows_below_the_last_kept_node(
 def test_a_tree_is_made_of_guesses_and_then_of_prompt_tokens() -> None:
     drafter = Ppd(prompts=untrained(), nodes=12)
     assert drafter.plan is not None
-    [first] = drafter.propose([PpdState(frozenset())], [as_ids(())], [Budget(depth=8, nodes=16)])
+    [first] = drafter.propose([PromptState(frozenset())], [as_ids(())], [Budget(depth=8, nodes=16)])
     assert first.tokens.tolist() == [-1, -2] and first.num_probes == 2
-    state = PpdState(frozenset({31}), [[30, 31, 32], [40, 41, 42]])
+    state = PromptState(frozenset({31}), [[30, 31, 32], [40, 41, 42]])
     [tree] = drafter.propose([state], [as_ids(())], [Budget(depth=8, nodes=16)])
     assert tree.probe is not None and len(tree) <= 12
     kept = [n for n in range(len(tree)) if not tree.probe[n]]
@@ -210,10 +211,12 @@ def test_a_tree_is_made_of_guesses_and_then_of_prompt_tokens() -> None:
     assert all(tree.tokens[n] != 31 or n not in tree.parents[kept] for n in kept)  # an end token
     assert state.guesses == []  # they are used once
     for depth, nodes in ((1, 16), (2, 3), (8, 1), (0, 0)):
-        state = PpdState(frozenset(), [[30, 31, 32], [40, 41, 42]])
+        state = PromptState(frozenset(), [[30, 31, 32], [40, 41, 42]])
         [small] = drafter.propose([state], [as_ids(())], [Budget(depth=depth, nodes=nodes)])
         assert len(small) <= nodes
-    [inner] = drafter.propose([PpdState(frozenset())], [as_ids((5,))], [Budget(depth=8, nodes=16)])
+    [inner] = drafter.propose(
+        [PromptState(frozenset())], [as_ids((5,))], [Budget(depth=8, nodes=16)]
+    )
     assert not len(inner)
 
 
@@ -265,7 +268,7 @@ def test_measured_times_set_the_trees(folder: Path, runner: Runners) -> None:
         made = METHOD.drafter(given, (), {"prompts": str(folder)})
         assert isinstance(made, Ppd)
         budget = Budget(depth=8, nodes=64)
-        [first] = made.propose([PpdState(frozenset())], [as_ids(())], [budget])
+        [first] = made.propose([PromptState(frozenset())], [as_ids(())], [budget])
         sizes.append(len(first))
     assert sizes == [2, 0]  # where rows cost as much as rounds, nothing is drafted
 

@@ -157,6 +157,29 @@ def ppd(
         train_ppd(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def lud(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/lud/tiny.toml.")],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Tune a target for Lexical Unit Decoding: an adapter, and a pad behind which it guesses.
+
+    The target answers prompts; spans of which it is confident end in pads, behind which it learns
+    to write them at once. The tuned target writes other texts than the target itself.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
+
+    For example:
+
+      outrider train lud configs/lud/tiny.toml --data data --out runs/lud
+      outrider generate "Hello" --adapter runs/lud/tiny-lud --drafter "lud(pad=runs/lud/tiny-lud)"
+    """
+    from outrider.training.lud.train import train_lud
+
+    with _stoppable():
+        train_lud(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

@@ -1,7 +1,7 @@
-"""The trained prompt tokens of `ppd`, as files hold them."""
+"""The trained embeddings of `ppd` and `lud`, as files hold them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from outrider.protocols.trained import read_trained
 
 KIND, FORMAT = "ppd", "outrider-ppd-1"
 """Name of the files, and the value of `format` in `ppd.json`."""
+PAD_KIND, PAD_FORMAT = "lud", "outrider-lud-1"
+"""The same for the pad of `lud`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -25,6 +27,7 @@ class PromptTokens:
         table: `[prompts, copies, hidden]` the embeddings; the logits of copies are averaged.
         rates: `[prompts, ranks]` how often the guess of each rank was right.
         vocab_size: number of tokens of the target.
+        kind: the drafter that reads them, `ppd` or `lud`.
         place: the folder of the files; empty: it was not read from files.
         facts: how they were trained.
 
@@ -35,6 +38,7 @@ class PromptTokens:
     table: Float[Tensor, "prompts copies hidden"]
     rates: Float[Tensor, "prompts ranks"]
     vocab_size: int
+    kind: str = KIND
     place: str = ""
     facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
@@ -65,6 +69,32 @@ class PromptTokens:
             facts=files.facts,
         )
 
+    @classmethod
+    def read_pad(cls, folder: str | Path) -> "PromptTokens":
+        """Read the files that `outrider train lud` writes: every prompt token is the same pad.
+
+        Raises:
+            CheckpointError: files that are missing or damaged.
+        """
+        files = read_trained(folder, PAD_KIND, PAD_FORMAT)
+        rates = files.tensor("rates", -1, -1)
+        if bool((rates < 0).any()) or bool((rates > 1).any()):
+            raise files.damaged("its rates are not shares")
+        found = cls.of_pad(files.tensor("pad", -1), rates, int(files.number("vocab_size")))
+        return replace(found, place=str(folder), facts=files.facts)
+
+    @classmethod
+    def of_pad(
+        cls, pad: Float[Tensor, " hidden"], rates: Float[Tensor, "guesses ranks"], vocab_size: int
+    ) -> "PromptTokens":
+        """Make the prompt tokens of `lud`: the pad, once for each guess."""
+        table = pad.expand(len(rates), 1, -1)
+        return cls(table=table, rates=rates, vocab_size=vocab_size, kind=PAD_KIND)
+
+    def first(self, prompts: int) -> "PromptTokens":
+        """Return the first ones alone, at most `prompts`."""
+        return replace(self, table=self.table[:prompts], rates=self.rates[:prompts])
+
     @property
     def copies(self) -> int:
         """Embeddings of each prompt token."""
@@ -89,19 +119,19 @@ class PromptTokens:
         name, own, states = target.info.name, self.table.shape[-1], target.hidden_states
         if not target.info.reads_prompts or states is None:
             raise StrategyError(
-                f"drafter ppd puts embeddings into drafts, which {name} does not read",
+                f"drafter {self.kind} puts embeddings into drafts, which {name} does not read",
                 hint="Use another drafter, or a Llama-shaped target without guidance or selection",
             )
         if states.width != own:
             raise StrategyError(
                 f"the prompt tokens {self} have {own} numbers each, {name} reads {states.width}",
-                hint="Train prompt tokens for this target: outrider train ppd",
+                hint=f"Train prompt tokens for this target: outrider train {self.kind}",
             )
         if self.vocab_size != target.info.vocab_size:
             raise VocabularyError(
                 f"the prompt tokens {self} expect {self.vocab_size} tokens, {name} has "
                 f"{target.info.vocab_size}",
-                hint="Train prompt tokens for this target: outrider train ppd",
+                hint=f"Train prompt tokens for this target: outrider train {self.kind}",
             )
 
     def __str__(self) -> str:

@@ -1,8 +1,9 @@
-"""A target and a draft model that share a vocabulary, for trainings that read both."""
+"""The models of a training: their folders, and pairs that share a vocabulary."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, nearest
 from outrider.engine.options import is_family
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
@@ -52,3 +53,21 @@ def load_pair(target: str, draft: str = "") -> ModelPair:
     models = load_model(folders[0]), load_model(folders[1])
     check_vocabularies(tokenizer, theirs, *models, "draft")
     return ModelPair(*models, tokenizer)
+
+
+def folder_of(name: str, tier: str) -> Path:
+    """Return the folder of a model: `tiny` is that tier of the family, `tiny:draft` its draft
+    model.
+
+    Raises:
+        OptionError: the family has no such tier.
+    """
+    known, _, other = name.partition(":")
+    if not is_family(known):
+        return local_folder(name)
+    tiers = family(known)
+    if (other or tier) not in tiers:
+        raise OptionError(
+            f"family {known!r} has no tier {other or tier!r}", hint=nearest(other, tiers)
+        )
+    return tiers[other or tier]

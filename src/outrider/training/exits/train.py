@@ -9,19 +9,15 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from outrider.core.errors import OptionError, nearest
 from outrider.core.layers import Exits
 from outrider.core.values import JsonValue
-from outrider.engine.options import is_family
 from outrider.models.llama.exits import FILE, FORMAT
-from outrider.models.sources.families import family
-from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
 from outrider.training.core.corpus import Windows, build_corpus, data_folder
 from outrider.training.core.evaluate import heldout_windows
 from outrider.training.core.loop import StopSignal, run_in, train_one
 from outrider.training.core.models import export_model
-from outrider.training.core.pairs import ModelPair, load_pair
+from outrider.training.core.pairs import ModelPair, folder_of, load_pair
 from outrider.training.core.state import load_checkpoint, write_json
 from outrider.training.core.tokenizer import load_tokenizer
 from outrider.training.exits.config import ExitsRecipe
@@ -135,24 +131,6 @@ def _prompts(recipe: ExitsRecipe, pair: ModelPair, data: Path) -> Iterator[tuple
         ids = pair.tokenizer.chat(prompt.messages)
         if len(ids) <= recipe.longest_prompt:
             yield ids
-
-
-def folder_of(name: str, tier: str) -> Path:
-    """Return the folder of a model: `tiny` is that tier of the family, `tiny:draft` its draft
-    model.
-
-    Raises:
-        OptionError: the family has no such tier.
-    """
-    known, _, other = name.partition(":")
-    if not is_family(known):
-        return local_folder(name)
-    tiers = family(known)
-    if (other or tier) not in tiers:
-        raise OptionError(
-            f"family {known!r} has no tier {other or tier!r}", hint=nearest(other, tiers)
-        )
-    return tiers[other or tier]
 
 
 def _train(recipe: ExitsRecipe, folder: Path, start: Path, stop: StopSignal) -> dict[str, float]:

@@ -13,12 +13,9 @@ from outrider.core.values import JsonValue
 from outrider.decoding import Generation, generate
 from outrider.drafters.heads.ppd import Ppd
 from outrider.drafters.heads.prompt_tokens import FORMAT, KIND, PromptTokens, to_tensors
-from outrider.engine.options import is_family
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import load_model
-from outrider.models.sources.families import family
-from outrider.models.sources.finding import local_folder
 from outrider.policies import FixedTree
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
@@ -26,10 +23,12 @@ from outrider.strategy import Strategy
 from outrider.training.core.config import read_table
 from outrider.training.core.corpus import data_folder
 from outrider.training.core.loop import StopSignal, run_in
+from outrider.training.core.pairs import folder_of
 from outrider.training.core.state import save_tensors, write_json
-from outrider.training.heads.answers import Recorder, read_numbers, record
+from outrider.training.heads.answers import read_numbers
 from outrider.training.heads.data import RecordedTexts
 from outrider.training.heads.prompts import training_prompts
+from outrider.training.heads.recording import record_answers
 from outrider.training.ppd.config import PpdRecipe
 from outrider.training.ppd.fit import Example, FitSettings, fit, rank_rates
 from outrider.training.ppd.guesses import Guesser
@@ -66,13 +65,11 @@ def train_ppd(
     """
     recipe = read_table(config, PpdRecipe)
     place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
-    source = local_folder(
-        family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
-    )
+    source = folder_of(recipe.target, "target")
     with run_in(folder, recipe.threads) as stop:
         guesser = Guesser(Decoder.load(source))
         texts = folder / "texts"
-        _record(recipe, source, place, texts, report, stop)
+        record_answers(recipe, source, place, texts, report, stop)
         tokens = trained(recipe, guesser, _examples(texts, guesser, recipe), report, stop)
         figures = _measure(recipe, tokens, source, place, texts)
         files = folder / recipe.name
@@ -117,18 +114,6 @@ def trained(
     first = " ".join(f"{rate:.1%}" for rate in rates[:, 0].tolist())
     report(f"first guesses that are right, by how far ahead: {first}")
     return PromptTokens(table=table, rates=rates, vocab_size=guesser.target.info.vocab_size)
-
-
-def _record(
-    recipe: PpdRecipe, source: Path, data: Path, folder: Path, report: Report, stop: StopSignal
-) -> None:
-    """Write the answers that are still missing."""
-    target = load_model(source, threads=recipe.threads or None)
-    states = target.hidden_states
-    layers = (states.num_layers,) if states is not None else ()
-    recorder = Recorder.of(target, Tokenizer.load(source), layers, recipe.answers)
-    prompts = training_prompts(recipe.prompts, data, recipe.answers.seed)
-    record(recorder, prompts, folder, report, stop)
 
 
 def _examples(folder: Path, guesser: Guesser, recipe: PpdRecipe) -> list[Example]:
