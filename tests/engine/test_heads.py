@@ -23,7 +23,7 @@ from outrider.models.heads.formats.writing import write_head
 from outrider.models.sources.families import family
 from outrider.policies import FixedTree
 from outrider.strategy.auto import head_drafter
-from outrider.training.heads.clover import fresh_clover
+from outrider.training.heads.kinds.clover import fresh_clover
 from outrider.training.heads.start import Teacher, fresh_head
 from tests.models.heads.formats.setups import in_speculators, write
 from tests.training.heads.setups import recipe

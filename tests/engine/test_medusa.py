@@ -21,7 +21,7 @@ from outrider.models.heads.formats.writing import write_head
 from outrider.models.heads.medusa.config import RANKS
 from outrider.models.sources.families import family
 from outrider.policies import FixedTree
-from outrider.training.heads.medusa import fresh_medusa
+from outrider.training.heads.kinds.medusa import fresh_medusa
 from outrider.training.heads.start import Teacher
 
 pytestmark = [pytest.mark.method("medusa"), pytest.mark.usefixtures("unchecked", "any_head")]

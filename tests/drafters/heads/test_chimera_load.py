@@ -15,7 +15,7 @@ from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.heads.medusa.config import RANKS
 from outrider.models.sources.families import family
-from outrider.training.heads.chimera import fresh_chimera
+from outrider.training.heads.kinds.chimera import fresh_chimera
 from outrider.training.heads.start import Teacher
 from tests.engine.test_medusa import PROMPT, SAMPLINGS, SIZE, WRITE, undrafted
 from tests.training.heads.setups import recipe

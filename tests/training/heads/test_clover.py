@@ -17,9 +17,9 @@ from outrider.models.heads.formats.writing import write_head
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads import answers, start
 from outrider.training.heads.answers import Text
-from outrider.training.heads.clover import fit_clover, fresh_clover
 from outrider.training.heads.config import HeadRecipe
 from outrider.training.heads.data import RecordedTexts
+from outrider.training.heads.kinds.clover import fit_clover, fresh_clover
 from outrider.training.heads.loss import chain_loss
 from outrider.training.heads.start import Teacher
 from outrider.training.heads.unroll import Texts, unroll

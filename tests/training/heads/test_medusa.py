@@ -11,7 +11,7 @@ from torch import Tensor
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.heads.medusa.config import RANKS
 from outrider.models.heads.medusa.module import MedusaModule
-from outrider.training.heads.medusa import (
+from outrider.training.heads.kinds.medusa import (
     fit_mixes,
     fresh_medusa,
     medusa_loss,

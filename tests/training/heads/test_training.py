@@ -192,7 +192,9 @@ def test_what_is_wrong_is_said_in_one_line(source: Path, recorded: Path, tmp_pat
     assert "texts are recorded, and 40 of them are held out" in line(error)
     with pytest.raises(OptionError) as error:
         recipe("mtp")
-    assert "kind is 'mtp'" in line(error) and "eagle1, fspad, medusa, clover" in line(error)
+    assert "kind is 'mtp'" in line(error) and "eagle1, fspad, medusa, chimera, clover" in line(
+        error
+    )
     with pytest.raises(OptionError) as error:
         replace(recipe("fspad"), sampling=False, alignment=False)
     assert "neither sampling nor alignment" in line(error)

@@ -12,8 +12,8 @@ from torch import Tensor
 from outrider.models.heads.config import HeadKind, HeadShape
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
-from outrider.training.heads.clover import DECAY
 from outrider.training.heads.data import RecordedTexts, TextPlace
+from outrider.training.heads.kinds.clover import DECAY
 from outrider.training.heads.start import Teacher
 from outrider.training.heads.unroll import Texts, unroll
 

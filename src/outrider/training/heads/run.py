@@ -26,18 +26,17 @@ from outrider.models.llama.rope import RotaryTable
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.training.core.loop import Clock, StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
-from outrider.training.heads.chimera import (
+from outrider.training.heads.config import HeadRecipe, HeadTraining
+from outrider.training.heads.data import RecordedTexts, TextPlace, passes
+from outrider.training.heads.kinds.chimera import (
     chimera_loss,
     fit_chimera,
     fresh_chimera,
     further_chimera,
     soften_chimera,
 )
-from outrider.training.heads.clover import fit_clover, fresh_clover, further_clover
-from outrider.training.heads.config import HeadRecipe, HeadTraining
-from outrider.training.heads.data import RecordedTexts, TextPlace, passes
-from outrider.training.heads.loss import acceptance, chain_loss, with_noise
-from outrider.training.heads.medusa import (
+from outrider.training.heads.kinds.clover import fit_clover, fresh_clover, further_clover
+from outrider.training.heads.kinds.medusa import (
     fit_mixes,
     fresh_medusa,
     further_medusa,
@@ -45,6 +44,7 @@ from outrider.training.heads.medusa import (
     rank_accuracies,
     soften_mixes,
 )
+from outrider.training.heads.loss import acceptance, chain_loss, with_noise
 from outrider.training.heads.rounding import Rounding
 from outrider.training.heads.start import (
     Teacher,

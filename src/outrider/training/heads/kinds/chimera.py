@@ -15,7 +15,7 @@ from outrider.models.heads.config import LAYER, HeadKind, HeadShape
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.config import HeadRecipe
 from outrider.training.heads.data import RecordedTexts, TextPlace
-from outrider.training.heads.medusa import soften_heads
+from outrider.training.heads.kinds.medusa import soften_heads
 from outrider.training.heads.start import Normal, Teacher, layer_of, read_final_states, start_of
 from outrider.training.heads.unroll import Texts, chimera_steps
 
