@@ -64,6 +64,11 @@ class SequenceState:
         return not isinstance(self.drafting, DeferredState) or self.drafting.begun
 
     @property
+    def off(self) -> str | None:
+        """Why nothing is drafted for the request any more: its drafter raised an error."""
+        return self.drafting.off if isinstance(self.drafting, DeferredState) else None
+
+    @property
     def state(self) -> DrafterState:
         """The state of the drafter itself; a `Deferred` wrapper is removed."""
         deferred = isinstance(self.drafting, DeferredState)
@@ -89,13 +94,21 @@ Earlier = SequenceState | Learned
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The result of one round, per sequence, and the seconds of its parts: `draft`, `verify` and
-    `accept`."""
+    """The result of one round, per sequence, and its costs.
+
+    Attributes:
+        seconds: of its parts: `draft`, `verify` and `accept`.
+        asked: whether anything had a budget for drafts.
+        aside: seconds that are not counted as a part of the round: drafters read prompts, and the
+            verifier selected its input again.
+    """
 
     drafts: list[Draft]
     rows: list[Rows]
     verdicts: list[Verdict]
     seconds: Mapping[str, float]
+    asked: bool = False
+    aside: float = 0.0
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:

@@ -51,7 +51,7 @@ def _budget(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Bu
     takes effect with the next commit. Logits processors that may keep a state need a rule that
     visits each position once, in order.
     """
-    if limit < 1:
+    if limit < 1 or sequence.off is not None:
         return Budget.chain(0)
     if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
         limit = 0  # the rule may visit a position twice, or on several branches
