@@ -55,9 +55,10 @@ class PlainPace:
         if len(self.shapes) > 1:
             self.shapes[batch] *= ratio**_SHAPE
 
-    def shift(self, factor: float) -> None:
-        """Multiply what is expected: the machine has become slower or faster."""
+    def shift(self, factor: float, rounds: int) -> None:
+        """Multiply what is expected, after so many undrafted rounds that were not noted."""
         self.level *= factor
+        self.count += rounds
 
 
 @dataclass(slots=True)

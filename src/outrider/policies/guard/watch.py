@@ -65,10 +65,10 @@ class Allowance:
     rounds N, drafts lose at most `CAPACITY + REFILL * N` rounds, and what one decision takes.
     """
 
-    left: float = 26.0
+    left: float = 30.0
 
-    CAPACITY = 26.0
-    REFILL = 0.009
+    CAPACITY = 30.0
+    REFILL = 0.007
 
     def pass_round(self) -> None:
         """Add the share of a round."""
@@ -162,8 +162,8 @@ class Watch:
 
     @property
     def _affordable(self) -> bool:
-        """Whether an epoch may begin: losses of it fit the allowance."""
-        return not self.acts or self.allowance.left >= FIRST
+        """Whether an epoch may begin: losses of the first one must fit the allowance."""
+        return self._epochs > 0 or not self.acts or self.allowance.left >= FIRST
 
     def _is_due(self, kind: Callable[[], str]) -> bool:
         if self.allowance.left < max(self._cost, BURST):
@@ -225,8 +225,8 @@ class Watch:
         seen = self._seen
         seen.add(spent, written)
         if self.phase is Phase.FREE:
-            return self._judge_free()
-        if self.phase is Phase.RUN:
+            self._judge_free()
+        elif self.phase is Phase.RUN:
             if seen.rounds >= self._size or self._ends_early(self._size):
                 self._enter(Phase.CLOSE)
         elif seen.rounds >= BURST or self._ends_early(BURST):
@@ -267,27 +267,27 @@ class Watch:
         switch = self._recovered(seen)
         self._doubt = much
         self._size = FIRST if much else EPOCH
-        if self.mean > CLEAR and not self.s:
-            self._seen = Drafted()
+        clear = CLEAR if self._epochs > 1 else 2 * CLEAR  # the first epoch is short
+        if self.mean > clear and not self.s:
+            self._seen = Drafted(known=True)
             self._enter(Phase.FREE)
         else:  # the rounds that close an epoch open the next one
-            self._seen = Drafted(beside=[1.0] * FLANK, known=True)
+            closing = [ratio / seen.plain for ratio in seen.beside[-FLANK:]]
+            self._seen = Drafted(beside=closing, known=True)
             self._enter(Phase.RUN)
         return switch
 
-    def _judge_free(self) -> Switch | None:
-        """Look at a group of free rounds; measure an epoch if they look slower."""
+    def _judge_free(self) -> None:
+        """Look at a group of free rounds; compare them with undrafted ones if they look slower."""
         seen = self._seen
-        if seen.rounds < FIRST:
-            return None
-        self.s = self._added(seen)
-        self._remember(seen.gain, FIRST / EPOCH)
-        self._seen = Drafted()
-        if self.s > DOUBT or self._overdrawn or self.mean < CLEAR:
-            slower = self.s > DOUBT or self._overdrawn
-            self._begin(FIRST if slower else EPOCH)
-            self._doubt = slower
-        return None
+        if self._ends_early(FIRST) or (seen.rounds >= FIRST and self._added(seen) > DOUBT):
+            self._enter(Phase.CLOSE)
+        elif seen.rounds >= FIRST:
+            self.s = self._added(seen)
+            self._remember(seen.gain, FIRST / EPOCH)
+            self._seen = Drafted(known=True)
+            if self.mean < CLEAR:
+                self._begin(EPOCH)
 
     def _judge_trial(self) -> Switch | None:
         """Decide after a trial: a second one, on, or a longer wait."""
@@ -357,7 +357,7 @@ class Watch:
 
     def _begin(self, size: int) -> None:
         """Begin an epoch."""
-        self._size, self._seen = size, Drafted(known=self._epochs > 0)
+        self._size, self._seen = size, Drafted(known=self._pace.count >= 2 * FLANK)
         self._enter(Phase.OPEN)
 
     def _probe(self) -> None:
@@ -371,7 +371,7 @@ class Watch:
 
     def _settle(self, seen: Drafted) -> None:
         """Correct the pace by the undrafted rounds of an epoch."""
-        self._pace.shift(seen.plain)
+        self._pace.shift(seen.plain, len(seen.beside))
 
     def _remember(self, gain: float, weight: float) -> None:
         self.x = _clipped(gain)
