@@ -75,6 +75,7 @@ class Machine:
         self.rng = np.random.default_rng(self.seed)
 
     def run(self, rounds: int, until: Callable[["Machine"], bool] = lambda m: False) -> "Machine":
+        """Run so many more rounds, at most `until` something happens."""
         for n in range(len(self.seconds) - 1, len(self.seconds) - 1 + rounds):
             self.step(n)
             if until(self):
@@ -82,6 +83,7 @@ class Machine:
         return self
 
     def step(self, n: int) -> None:
+        """Run round number n."""
         batch, before = self.batch(n), sum(self.guard.switches.values())
         allowed = self.guard.drafts(batch, lambda: self.kind(n))
         asked = allowed and self.asks(n)

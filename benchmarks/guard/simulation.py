@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
-
 from benchmarks.guard.machine import (
     NOISE,
     Machine,
@@ -22,6 +21,7 @@ from benchmarks.guard.machine import (
     steady,
     turning,
 )
+
 from outrider.policies.guard.watch import EPOCH, FLANK
 
 TABLES = ("promise", "delays", "gains", "ten-percent")

@@ -9,7 +9,7 @@ import typer
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.options import option
 from outrider.core.errors import OptionError
-from outrider.policies.guard import MODES as GUARD_MODES
+from outrider.strategy.catalogue import GUARD_MODES
 
 if TYPE_CHECKING:
     from outrider.bench.rivals.rival import Rival

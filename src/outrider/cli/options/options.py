@@ -12,8 +12,7 @@ import typer
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
-from outrider.policies.guard import MODES as GUARD_MODES
-from outrider.strategy.catalogue import MODES, names
+from outrider.strategy.catalogue import GUARD_MODES, MODES, names
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator

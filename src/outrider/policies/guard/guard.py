@@ -70,7 +70,7 @@ class Guard:
             return True
         return self._watch(batch).drafts(kind, self._rounds)
 
-    def note(self, batch: int, asked: bool, seconds: float, tokens: int) -> None:
+    def note(self, batch: int, asked: bool, seconds: float, tokens: float) -> None:
         """Add a round that read no prompts.
 
         Args:

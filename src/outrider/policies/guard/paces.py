@@ -5,15 +5,16 @@ of other sizes can be added.
 """
 
 from dataclasses import dataclass, field
-from math import log, sqrt
+from math import log
 from statistics import median
 
 LONGEST = 8.0
 """Undrafted rounds that one drafted round counts at most. Longer ones are stalls of the machine."""
 _WEIGHT = 0.25
 """Weight of the newest undrafted round in the pace, from the fourth one on."""
-_STEP = 1.4
-"""Ratio of undrafted rounds to what was expected from which on the pace is taken for a new one."""
+_FOLLOWS, _STEP = 0.35, 1.3
+"""How far a known pace follows the rounds of an epoch (of the logarithm), and the ratio from which
+on it follows them whole."""
 _SHAPE = 0.05
 """Weight of the newest undrafted round in the relation between sizes of batches."""
 
@@ -70,6 +71,7 @@ class Drafted:
         spent: their time, in expected undrafted rounds.
         written: their tokens, in those of undrafted rounds.
         beside: seconds of undrafted rounds, each divided by what was expected.
+        charged: what they were taken to lose, in undrafted rounds.
         known: whether what is expected was measured before, in more than one round.
     """
 
@@ -77,6 +79,7 @@ class Drafted:
     spent: float = 0.0
     written: float = 0.0
     beside: list[float] = field(default_factory=list[float])
+    charged: float = 0.0
     known: bool = False
 
     def add(self, spent: float, written: float) -> None:
@@ -89,11 +92,11 @@ class Drafted:
     def plain(self) -> float:
         """What an undrafted round took, divided by what was expected; 1 if there is none.
 
-        A few rounds are noisy, so that a known pace counts as much as they do; except after a step,
+        A few rounds are noisy, so that a known pace follows them in part only; except after a step,
         when the machine has become much slower or faster.
         """
         ratio = median(self.beside) if self.beside else 1.0
-        return sqrt(ratio) if self.known and 1.0 / _STEP < ratio < _STEP else ratio
+        return ratio**_FOLLOWS if self.known and 1.0 / _STEP < ratio < _STEP else ratio
 
     @property
     def gain(self) -> float:

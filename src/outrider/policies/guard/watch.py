@@ -29,9 +29,10 @@ LOWEST, HIGHEST = -2.0, 0.3
 """Range of x. A large gain in one epoch must not outweigh losses in many others."""
 SLACK, LIMIT = 0.03, 0.7
 """Of the CUSUM."""
-MUCH = -0.35
-"""The x of an epoch below which drafting is switched off at once. Noise is larger in shorter
-epochs: x is multiplied by the root of their share of `EPOCH` rounds first."""
+MUCH, MUCH_FIRST = -0.35, -0.25
+"""The x of an epoch below which drafting is switched off at once; in the first epoch and in trials,
+the second. Noise is larger in shorter epochs: x is multiplied by the root of their share of `EPOCH`
+rounds first."""
 CLEAR = 0.1
 """Mean x from which on the guard makes no rounds undrafted while all looks well."""
 DOUBT = 0.16
@@ -62,21 +63,34 @@ class Allowance:
     """What drafts may lose, in undrafted rounds, over all sizes of batches.
 
     Losses and trials spend it; gains and time fill it, up to its capacity. So in any number of
-    rounds N, drafts lose at most `CAPACITY + REFILL * N` rounds, and what one decision takes.
+    rounds N, drafts lose at most `CAPACITY + REFILL * N` rounds, and what one decision takes. The
+    reserve is for trials, so that a first one can follow soon.
     """
 
     left: float = 30.0
 
     CAPACITY = 30.0
     REFILL = 0.007
+    RESERVE = 6.0
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether no more may be lost, except in trials."""
+        return self.left <= self.RESERVE
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing more may be lost."""
+        return self.left <= 0.0
 
     def pass_round(self) -> None:
         """Add the share of a round."""
         self.left = min(self.left + self.REFILL, self.CAPACITY)
 
-    def charge(self, loss: float) -> None:
-        """Subtract a loss; a gain is negative."""
-        self.left = min(self.left - loss, self.CAPACITY)
+    def charge(self, loss: float) -> float:
+        """Subtract a loss; a gain is negative. Return by how much less is left."""
+        before, self.left = self.left, min(self.left - loss, self.CAPACITY)
+        return before - self.left
 
 
 class Phase(StrEnum):
@@ -163,10 +177,10 @@ class Watch:
     @property
     def _affordable(self) -> bool:
         """Whether an epoch may begin: losses of the first one must fit the allowance."""
-        return self._epochs > 0 or not self.acts or self.allowance.left >= FIRST
+        return self._epochs > 0 or not self._overdrawn
 
     def _is_due(self, kind: Callable[[], str]) -> bool:
-        if self.allowance.left < max(self._cost, BURST):
+        if self.allowance.left < max(self._cost, Allowance.RESERVE):
             return False
         if self.rounds >= self._due:
             return True
@@ -176,7 +190,7 @@ class Watch:
 
     # -- after a round ----------------------------------------------------------------------
 
-    def note(self, batch: int, asked: bool, seconds: float, tokens: int) -> Switch | None:
+    def note(self, batch: int, asked: bool, seconds: float, tokens: float) -> Switch | None:
         """Add a round; return the switch that it causes.
 
         Args:
@@ -215,15 +229,16 @@ class Watch:
             return self._judge_trial()
         return None
 
-    def _drafted(self, batch: int, seconds: float, tokens: int) -> Switch | None:
+    def _drafted(self, batch: int, seconds: float, tokens: float) -> Switch | None:
         spent = self._without_stalls(seconds / max(self._pace.seconds(batch), 1e-9))
         written = tokens / batch
-        self.allowance.charge(spent / self._seen.plain - written)
+        charged = self.allowance.charge(spent / self._seen.plain - written)
         if self._warm:  # the drafter catches up with the text, once
             self._warm -= 1
             return None
         seen = self._seen
         seen.add(spent, written)
+        seen.charged += charged
         if self.phase is Phase.FREE:
             self._judge_free()
         elif self.phase is Phase.RUN:
@@ -245,7 +260,10 @@ class Watch:
     def _ends_early(self, size: int) -> bool:
         """Whether an epoch or trial of `size` rounds looks much slower already."""
         rounds = self._seen.rounds
-        if self._overdrawn and rounds > 1:
+        if not self.acts:
+            return False
+        spent = self.allowance.empty if self.phase is Phase.PROBE else self.allowance.overdrawn
+        if spent and rounds > 1 and self._seen.gain < 0.0:
             return True
         if rounds not in _EARLY or rounds >= size:
             return False
@@ -259,14 +277,15 @@ class Watch:
         self._settle(seen)
         self.s, much = self._added(seen), self._much(seen)
         self._remember(seen.gain, 1.0)
-        if self.s > LIMIT or (much and self._doubt) or self._overdrawn:
+        overdrawn = self._overdrawn and seen.gain < 0.0
+        if self.s > LIMIT or (much and self._doubt) or overdrawn:
             cause = Cause.DRIFT if self.s > LIMIT else Cause.SLOW
             if cause is Cause.SLOW and not much:
                 cause = Cause.ALLOWANCE
             return self._switch_off(cause, seen)
         switch = self._recovered(seen)
         self._doubt = much
-        self._size = FIRST if much else EPOCH
+        self._size = FIRST if much and self.acts else EPOCH
         clear = CLEAR if self._epochs > 1 else 2 * CLEAR  # the first epoch is short
         if self.mean > clear and not self.s:
             self._seen = Drafted(known=True)
@@ -322,7 +341,8 @@ class Watch:
         if cause is Cause.DRIFT:
             text = f"losses of several epochs add up to {self.s:.2f}; {text}"
         elif cause is Cause.ALLOWANCE:
-            text = f"drafts have lost {Allowance.CAPACITY:.0f} rounds more than allowed; {text}"
+            lost = Allowance.CAPACITY - self.allowance.left
+            text = f"drafts have lost {lost:.0f} undrafted rounds lately, more than allowed; {text}"
         self.s, self._doubt, self._epochs = 0.0, True, 0
         if not self.acts:
             self._begin(EPOCH)
@@ -346,7 +366,7 @@ class Watch:
 
     @property
     def _overdrawn(self) -> bool:
-        return self.acts and self.allowance.left <= 0.0
+        return self.acts and self.allowance.overdrawn
 
     def _switched(self, to: State, cause: Cause, reason: str) -> Switch:
         self.state, self.switched, self.reason = to, self.rounds, reason
@@ -370,7 +390,8 @@ class Watch:
         self._enter(Phase.OFF)
 
     def _settle(self, seen: Drafted) -> None:
-        """Correct the pace by the undrafted rounds of an epoch."""
+        """Correct the pace by the undrafted rounds of an epoch, and what it has lost."""
+        self.allowance.charge(seen.spent / seen.plain - seen.written - seen.charged)
         self._pace.shift(seen.plain, len(seen.beside))
 
     def _remember(self, gain: float, weight: float) -> None:
@@ -385,7 +406,8 @@ class Watch:
 
     def _much(self, seen: Drafted) -> bool:
         """Whether drafts lose more than noise explains."""
-        return seen.gain * sqrt(seen.rounds / EPOCH) < MUCH
+        limit = MUCH if self._epochs else MUCH_FIRST
+        return seen.gain * sqrt(seen.rounds / EPOCH) < limit
 
 
 def _clipped(gain: float) -> float:
