@@ -98,9 +98,9 @@ class Deferred(WrappedDrafter):
 
     def observe(self, states: Sequence[DeferredState], verified: Sequence[Verified]) -> None:
         """Pass the rows to a drafter that learns; such a drafter has begun with every request."""
-        if not self.learns:
-            return
         pairs = [p for p in zip(states, verified, strict=True) if p[0].off is None]
+        if not self.learns or not pairs:
+            return
         live = [state for state, _ in pairs]
         try:
             self.drafter.observe([state.inner for state in live], [seen for _, seen in pairs])
