@@ -12,8 +12,9 @@ from typing import Literal, get_args
 
 from outrider.core.checks import shown
 from outrider.core.errors import OptionError
+from outrider.policies.guard.allowance import Allowance
 from outrider.policies.guard.report import Cause, GuardReport, State, Switch
-from outrider.policies.guard.watch import Allowance, Watch
+from outrider.policies.guard.watch import Watch
 
 log = logging.getLogger("outrider.guard")
 
@@ -80,7 +81,6 @@ class Guard:
             tokens: that it wrote, of all requests.
         """
         self._rounds += 1
-        self._allowance.pass_round()
         if not self.judges or self._failed:
             return
         switch = self._watch(batch).note(batch, asked, seconds, tokens)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import sqrt
 
+from outrider.policies.guard.allowance import Allowance, scale
 from outrider.policies.guard.paces import LONGEST, Drafted, PlainPace
 from outrider.policies.guard.report import Cause, State, Switch, compared
 
@@ -43,6 +44,9 @@ FIRST_WAIT, LAST_WAIT = 64, 4096
 """Undrafted rounds before the first trial, and at most."""
 BURST, GAINS = 8, 0.06
 """Drafted rounds of a trial, and the mean x of two trials that switches drafting on."""
+SLICE, MOMENT = 0.03, 0.002
+"""Seconds that drafted rounds, and undrafted ones beside them, last at least before they are
+compared: in less than a time slice of the system, other processes decide what they take."""
 CYCLES, WITHIN = 3, 4096
 """With so many switches to off within so many rounds, waits go on growing."""
 STALLS_WITHIN, LONGEST_REPEATED = 128, 64.0
@@ -56,41 +60,6 @@ _EARLY = (4, 8, 16, 24)
 """Numbers of drafted rounds at which an epoch may end early."""
 _MEMORY = 8
 """Number of epochs over which x is averaged."""
-
-
-@dataclass(slots=True)
-class Allowance:
-    """What drafts may lose, in undrafted rounds, over all sizes of batches.
-
-    Losses and trials spend it; gains and time fill it, up to its capacity. So in any number of
-    rounds N, drafts lose at most `CAPACITY + REFILL * N` rounds, and what one decision takes. The
-    reserve is for trials, so that a first one can follow soon.
-    """
-
-    left: float = 30.0
-
-    CAPACITY = 30.0
-    REFILL = 0.007
-    RESERVE = 6.0
-
-    @property
-    def overdrawn(self) -> bool:
-        """Whether no more may be lost, except in trials."""
-        return self.left <= self.RESERVE
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing more may be lost."""
-        return self.left <= 0.0
-
-    def pass_round(self) -> None:
-        """Add the share of a round."""
-        self.left = min(self.left + self.REFILL, self.CAPACITY)
-
-    def charge(self, loss: float) -> float:
-        """Subtract a loss; a gain is negative. Return by how much less is left."""
-        before, self.left = self.left, min(self.left - loss, self.CAPACITY)
-        return before - self.left
 
 
 class Phase(StrEnum):
@@ -142,11 +111,12 @@ class Watch:
     _free: int = 0
     _wait: int = FIRST_WAIT
     _due: int = 0
-    _cost: float = 0.0
     _trial: Drafted | None = None
     _kinds: set[str] = field(default_factory=set[str])
     _offs: list[int] = field(default_factory=list[int])
     _newest: int = 0
+    _scale: float = 1.0
+    _beside: float = 0.0
     _stalled: int = -STALLS_WITHIN
 
     # -- before a round ---------------------------------------------------------------------
@@ -180,7 +150,7 @@ class Watch:
         return self._epochs > 0 or not self._overdrawn
 
     def _is_due(self, kind: Callable[[], str]) -> bool:
-        if self.allowance.left < max(self._cost, Allowance.RESERVE):
+        if self.allowance.left < Allowance.RESERVE:
             return False
         if self.rounds >= self._due:
             return True
@@ -200,6 +170,8 @@ class Watch:
             tokens: that it wrote.
         """
         self.rounds += 1
+        self._scale = scale(self._pace.level)
+        self.allowance.pass_round(self._scale)
         if not asked or not self._pace.count:
             self._free = 0
             return self._plain(batch, seconds)
@@ -207,19 +179,25 @@ class Watch:
         return self._drafted(batch, seconds, tokens)
 
     def _plain(self, batch: int, seconds: float) -> Switch | None:
-        if self.phase in (Phase.FREE, Phase.OFF) or not self._pace.count:
+        if not self._pace.count:
             self._pace.note(batch, seconds)
+        ratio = seconds / max(self._pace.seconds(batch), 1e-9)
+        self._pace.interrupted(ratio)
+        self._seen.burden = self._pace.burden
         if self.phase in (Phase.FREE, Phase.OFF):
+            self._pace.note(batch, seconds)
             return None
         beside = self._seen.beside
-        if not self._seen.rounds and self._flank > _IDLE:  # the policy does not draft
+        waits = self.phase in (Phase.RUN, Phase.PROBE) and not self._seen.rounds
+        if waits and self._flank > _IDLE:  # the policy does not draft
             self._pace.note(batch, seconds)
             beside.clear()
             return None
-        beside.append(seconds / max(self._pace.seconds(batch), 1e-9))
+        beside.append(ratio)
         del beside[: -2 * FLANK - FIRST]
         self._flank += 1
-        if self._flank < FLANK:
+        self._beside += seconds
+        if self._flank < FLANK or self._beside < MOMENT:
             return None
         if self.phase is Phase.OPEN:
             self.phase = Phase.RUN
@@ -232,13 +210,15 @@ class Watch:
     def _drafted(self, batch: int, seconds: float, tokens: float) -> Switch | None:
         spent = self._without_stalls(seconds / max(self._pace.seconds(batch), 1e-9))
         written = tokens / batch
-        charged = self.allowance.charge(spent / self._seen.plain - written)
+        charged = self.allowance.charge(self._scale * (spent / self._seen.plain - written))
         if self._warm:  # the drafter catches up with the text, once
             self._warm -= 1
             return None
         seen = self._seen
-        seen.add(spent, written)
+        seen.add(spent, written, seconds)
         seen.charged += charged
+        if seen.seconds < SLICE:
+            return None
         if self.phase is Phase.FREE:
             self._judge_free()
         elif self.phase is Phase.RUN:
@@ -288,11 +268,11 @@ class Watch:
         self._size = FIRST if much and self.acts else EPOCH
         clear = CLEAR if self._epochs > 1 else 2 * CLEAR  # the first epoch is short
         if self.mean > clear and not self.s:
-            self._seen = Drafted(known=True)
+            self._seen = Drafted(known=True, burden=self._pace.burden)
             self._enter(Phase.FREE)
         else:  # the rounds that close an epoch open the next one
-            closing = [ratio / seen.plain for ratio in seen.beside[-FLANK:]]
-            self._seen = Drafted(beside=closing, known=True)
+            closing = [ratio / seen.level for ratio in seen.beside[-FLANK:]]
+            self._seen = Drafted(beside=closing, known=True, burden=self._pace.burden)
             self._enter(Phase.RUN)
         return switch
 
@@ -304,7 +284,7 @@ class Watch:
         elif seen.rounds >= FIRST:
             self.s = self._added(seen)
             self._remember(seen.gain, FIRST / EPOCH)
-            self._seen = Drafted(known=True)
+            self._seen = Drafted(known=True, burden=self._pace.burden)
             if self.mean < CLEAR:
                 self._begin(EPOCH)
 
@@ -313,7 +293,6 @@ class Watch:
         seen, before = self._seen, self._trial
         self._settle(seen)
         self.x = gain = _clipped(seen.gain)
-        self._cost = max(seen.cost_per_round - seen.tokens_per_round, 0.0) * seen.rounds
         if before is None and gain > 0.0:
             self._probe()
             self._warm, self._trial = 0, seen
@@ -330,7 +309,7 @@ class Watch:
         return None
 
     def _switch_on(self, seen: Drafted) -> Switch:
-        self.s, self.mean, self._epochs, self._cost = 0.0, 0.0, 0, 0.0
+        self.s, self.mean, self._epochs = 0.0, 0.0, 0
         self._begin(FIRST)
         self._warm = 0
         reason = f"two trials: {compared(seen, seen.gain)}"
@@ -351,7 +330,6 @@ class Watch:
         recent = [at for at in self._offs if self.rounds - at < WITHIN]
         self._offs = [*recent, self.rounds]
         self._wait = FIRST_WAIT if len(recent) < CYCLES else min(2 * self._wait, LAST_WAIT)
-        self._cost = max(seen.cost_per_round - seen.tokens_per_round, 0.0) * min(seen.rounds, BURST)
         self._kinds.clear()
         self._rest()
         return self._switched(State.OFF, cause, text)
@@ -373,15 +351,18 @@ class Watch:
         return Switch(to=to, cause=cause, reason=reason)
 
     def _enter(self, phase: Phase) -> None:
-        self.phase, self._flank = phase, 0
+        self.phase, self._flank, self._beside = phase, 0, 0.0
 
     def _begin(self, size: int) -> None:
         """Begin an epoch."""
-        self._size, self._seen = size, Drafted(known=self._pace.count >= 2 * FLANK)
+        self._size = size
+        known = self._pace.count >= 2 * FLANK
+        self._seen = Drafted(known=known, burden=self._pace.burden)
         self._enter(Phase.OPEN)
 
     def _probe(self) -> None:
-        self._seen, self._trial, self._warm = Drafted(known=True), None, 1
+        self._seen = Drafted(known=True, burden=self._pace.burden)
+        self._trial, self._warm = None, 1
         self._enter(Phase.PROBE)
 
     def _rest(self) -> None:
@@ -391,8 +372,9 @@ class Watch:
 
     def _settle(self, seen: Drafted) -> None:
         """Correct the pace by the undrafted rounds of an epoch, and what it has lost."""
-        self.allowance.charge(seen.spent / seen.plain - seen.written - seen.charged)
-        self._pace.shift(seen.plain, len(seen.beside))
+        lost = self._scale * (seen.spent / seen.plain - seen.written)
+        self.allowance.charge(lost - seen.charged)
+        self._pace.shift(seen.level, len(seen.beside))
 
     def _remember(self, gain: float, weight: float) -> None:
         self.x = _clipped(gain)
@@ -401,13 +383,14 @@ class Watch:
 
     def _added(self, seen: Drafted) -> float:
         """Return S after these rounds."""
-        share = seen.rounds / EPOCH
+        share = min(seen.rounds / EPOCH, 1.0)
         return max(0.0, self.s - share * (_clipped(seen.gain) + SLACK))
 
     def _much(self, seen: Drafted) -> bool:
         """Whether drafts lose more than noise explains."""
         limit = MUCH if self._epochs else MUCH_FIRST
-        return seen.gain * sqrt(seen.rounds / EPOCH) < limit
+        gain = max(seen.gain, seen.usual_gain)
+        return gain * sqrt(min(seen.rounds / EPOCH, 1.0)) < limit
 
 
 def _clipped(gain: float) -> float:
