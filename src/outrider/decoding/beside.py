@@ -33,14 +33,11 @@ class _Worker(Thread):
 
 
 @contextmanager
-def beside(
-    work: Sequence[Work], failed: Callable[[Exception], None] | None = None
-) -> Iterator[None]:
+def beside(work: Sequence[Work]) -> Iterator[None]:
     """Run `work` on a thread beside the block, and wait for it at the end of the block.
 
-    The thread therefore never runs outside of the block, also where the block raises an error.
-    An error of the work is raised after the block, or given to `failed`, unless the block has
-    raised one itself.
+    The thread therefore never runs outside of the block, also where the block raises an error. An
+    error of the work is raised after the block, unless the block has raised one itself.
     """
     if not work:
         yield
@@ -51,8 +48,5 @@ def beside(
         yield
     finally:
         worker.wait()
-    if worker.error is None:
-        return
-    if failed is None or not isinstance(worker.error, Exception):
+    if worker.error is not None:
         raise worker.error
-    failed(worker.error)

@@ -13,7 +13,6 @@ from outrider.core.errors import LogitsError
 from outrider.core.reading import ReadingRows
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
 from outrider.decoding.beside import beside
-from outrider.decoding.deferred import Deferred
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.legal import forced_draft, legal
 from outrider.decoding.stage import Round, SequenceState, Stage
@@ -40,12 +39,12 @@ def run_round(
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
     """
-    refreshed = refresh(stage, sequences)
+    refresh(stage, sequences)
     budgets, work = budgets_of(stage, sequences, limits, draft_rows)
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")
-    with beside(work, lambda error: give_up(stage, sequences, error)):
+    with beside(work):
         rows = verify(stage, sequences, drafts, reading)
         ledger.lap("verify")
     ledger.lap("draft")
@@ -53,9 +52,7 @@ def run_round(
     learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
-    asked = any(budget.depth and not budget.forced for budget in budgets)
-    aside = refreshed + sum(draft.once for draft in drafts)
-    return Round(drafts, rows, verdicts, ledger.seconds, asked, aside)
+    return Round(budgets, drafts, rows, verdicts, ledger.seconds)
 
 
 def propose(
@@ -92,13 +89,6 @@ def verify(
     pairs += [(Segment(cache, NO_IDS), NO_IDS) for cache in reading]
     rows = stage.model.forward([segment for segment, _ in pairs], [want for _, want in pairs])
     return rows[: len(sequences)]
-
-
-def give_up(stage: Stage, sequences: Sequence[SequenceState], error: Exception) -> None:
-    """End drafting for the requests after an error of work beside the forward, or raise it."""
-    if not isinstance(stage.drafter, Deferred):
-        raise error
-    stage.drafter.failed([sequence.drafting for sequence in sequences], error)
 
 
 @one_torch_thread()
@@ -145,20 +135,17 @@ def learn(
             stage.learner.observe([sequence.request for sequence in sequences], verified)
 
 
-def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> float:
+def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
     """Put what a learner has learned into use, and let a verifier that reads parts of its prompt
-    (`context/`) select again where this is due. Return the seconds of selecting.
+    (`context/`) select again where this is due.
 
     The time is counted separately from the round, because policies depend on the cost of a round.
     """
     if stage.learner is not None:
         stage.learner.swap()
     due = [sequence for sequence in sequences if sequence.cache.horizon == 0]
-    if not due or stage.model.selector is None:
-        return 0.0
-    begun = perf_counter()
-    stage.model.selector.refresh([sequence.cache for sequence in due])
-    elapsed = perf_counter() - begun
-    for sequence in due:
-        sequence.counters.add_seconds(refresh=elapsed)
-    return elapsed
+    if due and stage.model.selector is not None:
+        begun = perf_counter()
+        stage.model.selector.refresh([sequence.cache for sequence in due])
+        for sequence in due:
+            sequence.counters.add_seconds(refresh=perf_counter() - begun)

@@ -170,6 +170,7 @@ class Session:
             return []
         begun = perf_counter()
         sequences = [g.open_sequence for g in active]
+        selects = any(sequence.cache.horizon == 0 for sequence in sequences)
         limits = [g.remaining - 1 for g in active]
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
@@ -189,8 +190,8 @@ class Session:
             sequence.cache.commit(tokens)
         self._drafter.commit([sequence.drafting for sequence in sequences], kept)
         self._drafter.settle([g.open_sequence.drafting for g in active if not g.running])
-        if self.guard is not None and not reading:
-            seconds = perf_counter() - begun - result.aside
+        if self.guard is not None and not (reading or selects):
+            seconds = perf_counter() - begun - result.once
             self.guard.note(len(active), result.asked, seconds, sum(map(len, kept)))
         self._join_read()
         return active

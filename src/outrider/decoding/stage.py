@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outrider.core.counters import Counters
-from outrider.core.types import NO_IDS, Draft, IntArray, Rows, Verdict
+from outrider.core.types import NO_IDS, Budget, Draft, IntArray, Rows, Verdict
 from outrider.decoding.deferred import DeferredState
 from outrider.protocols import (
     AcceptanceRule,
@@ -94,21 +94,24 @@ Earlier = SequenceState | Learned
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The result of one round, per sequence, and its costs.
+    """The result of one round, per sequence, and the seconds of its parts: `draft`, `verify` and
+    `accept`."""
 
-    Attributes:
-        seconds: of its parts: `draft`, `verify` and `accept`.
-        asked: whether anything had a budget for drafts.
-        aside: seconds that are not counted as a part of the round: drafters read prompts, and the
-            verifier selected its input again.
-    """
-
+    budgets: list[Budget]
     drafts: list[Draft]
     rows: list[Rows]
     verdicts: list[Verdict]
     seconds: Mapping[str, float]
-    asked: bool = False
-    aside: float = 0.0
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything had a budget for drafts of a drafter."""
+        return any(budget.depth and not budget.forced for budget in self.budgets)
+
+    @property
+    def once(self) -> float:
+        """Seconds in which drafters read prompts."""
+        return sum(draft.once for draft in self.drafts)
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:
