@@ -19,10 +19,11 @@ NOISE, STALLS, STALL = 0.15, 0.001, 10.0
 With this noise, x of an epoch of 32 rounds has a standard deviation of about 0.1."""
 
 
-def steady(speed: float, spread: bool = True) -> Round:
-    """Rounds of this speed. With a spread, they write 1 to 5 tokens, 2 on average."""
+def steady(speed: float, spread: bool = True, tokens: float = 1.5) -> Round:
+    """Rounds of this speed. With a spread, they write 1 to 5 tokens, 2 on average; else always the
+    same number."""
     if not spread:
-        return lambda n, rng: (1.5 / speed, 1.5)
+        return lambda n, rng: (tokens / speed, tokens)
     return lambda n, rng: (2.0 / speed, 1.0 + rng.binomial(4, 0.25))
 
 

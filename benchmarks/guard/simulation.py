@@ -83,10 +83,11 @@ def gains(seeds: int, rounds: int) -> None:
 
 def ten_percent(seeds: int, rounds: int) -> None:
     """Print in how many runs a drafter that gains 10 % is switched off."""
-    for spread in (False, True):
-        found = [Machine(steady(1.1, spread), seed=s).run(rounds, off) for s in range(seeds)]
-        tokens = "1 to 5 tokens" if spread else "always 1.5 tokens"
-        print(f"10 % faster, {tokens}: {sum(map(off, found))} of {seeds} runs", flush=True)
+    for tokens in (1.2, 1.5, None):
+        make = steady(1.1, tokens is None, tokens or 0.0)
+        found = [Machine(make, seed=s).run(rounds, off) for s in range(seeds)]
+        name = f"always {tokens} tokens" if tokens else "1 to 5 tokens"
+        print(f"10 % faster, {name}: {sum(map(off, found))} of {seeds} runs", flush=True)
     epochs = rounds / (EPOCH + FLANK)
     print(f"a run has {rounds} rounds, at most {epochs:.0f} epochs")
 

@@ -24,7 +24,6 @@ from outrider.policies.guard.watch import (
     LAST_WAIT,
     LOWEST,
     Phase,
-    Watch,
 )
 from outrider.strategy.catalogue import GUARD_MODES
 
@@ -39,8 +38,8 @@ def quiet(make: Round, **options: object) -> Machine:
     return Machine(make, noise=0.0, stalls=0.0, **options)  # type: ignore[arg-type]
 
 
-def watch_of(machine: Machine, batch: int = 1) -> Watch:
-    return machine.guard._watch(batch)
+def losing(machine: Machine) -> bool:
+    return any(state == "losing" for _, state in machine.switches)
 
 
 def test_an_epoch_has_undrafted_rounds_before_and_after_it() -> None:
@@ -65,6 +64,16 @@ def test_a_drafter_far_below_is_left_after_a_few_rounds() -> None:
     assert report.state == "off" and report.since == 0
     assert report.x == pytest.approx(np.log(0.3))
     assert "70% slower" in report.reason and "2.00 times the tokens" in report.reason
+
+
+def test_small_losses_add_up_as_in_the_cusum_of_page() -> None:
+    """S = max(0, S - x - 0.03) over epochs of 32 rounds, above 0.7."""
+    for speed in (0.8, 0.93):
+        found = quiet(exact(speed), guard=Guard(mode="warn")).run(1500, losing)
+        epochs = 0.7 / (-np.log(speed) - 0.03)
+        assert len(found.drafted) / EPOCH == pytest.approx(epochs, abs=1.3)
+        assert found.guard.switches == {("losing", "drift"): 1}
+    assert not quiet(exact(0.98), guard=Guard(mode="warn")).run(3000).switches
 
 
 def test_trials_come_after_64_rounds_and_then_later_each_time() -> None:
