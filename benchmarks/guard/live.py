@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -34,6 +35,7 @@ from outrider.inputs.prompts.reading import read_prompt
 from outrider.policies.guard import check_mode
 from outrider.protocols import DrafterState
 from outrider.strategy import Strategy
+from outrider.strategy.description import lower_models
 
 LENGTH = 4
 
@@ -73,6 +75,13 @@ class Always:
         return Budget.chain(LENGTH)
 
 
+def fresh(strategy: Strategy) -> Strategy:
+    """Return the strategy with a drafter that remembers no text: drafters of two systems must not
+    copy from each other. Models are shared."""
+    models = {id(model): model for model in (*lower_models(strategy.drafter), strategy.target)}
+    return replace(strategy, drafter=deepcopy(strategy.drafter, {**models}))
+
+
 def systems(loaded: Generator, sampling: dict[str, Any]) -> list[StrategySystem]:
     """Build the five systems over the models of one generator."""
     target = loaded.strategy.target
@@ -82,7 +91,7 @@ def systems(loaded: Generator, sampling: dict[str, Any]) -> list[StrategySystem]
     kinds = {"auto": loaded.strategy, "useless": useless}
 
     def build(strategy: Strategy, mode: str) -> Generator:
-        return Generator(strategy, defaults=loaded.defaults, guard=check_mode(mode))
+        return Generator(fresh(strategy), defaults=loaded.defaults, guard=check_mode(mode))
 
     plain = StrategySystem("none", lambda: build(loaded.strategy.undrafted, "off"), sampling)
     return [plain] + [
