@@ -148,6 +148,15 @@ def test_the_losses_of_all_sizes_of_batches_are_limited_together() -> None:
     assert len(found.guard.states) == 8
 
 
+def test_drafts_that_gain_stay_where_others_have_used_up_the_allowance() -> None:
+    found = quiet(exact(1.5)).run(200)
+    found.guard._allowance.left = 0.0
+    assert not found.run(200).switches
+    losing_now = quiet(turning(exact(1.5), exact(0.9), 300)).run(300)
+    losing_now.guard._allowance.left = 0.0
+    assert off(losing_now.run(30)), "but nothing more may be lost"
+
+
 def test_a_policy_that_does_not_draft_costs_nothing() -> None:
     found = quiet(exact(0.5), asks=lambda n: False).run(3000)
     assert not found.drafted and not found.switches and found.guard.report.state == "on"
