@@ -170,6 +170,11 @@ def test_a_slower_machine_is_not_the_drafters_fault() -> None:
         assert not off(found.run(2500)), factor
 
 
+def test_losses_that_a_slower_machine_explains_are_given_back() -> None:
+    found = quiet(exact(1.02), slower=lambda n: 3.0 if n > 700 else 1.0).run(800)
+    assert not found.switches and found.guard._allowance.left > 20.0
+
+
 def test_a_single_stall_does_not_switch_drafting_off() -> None:
     for at in range(3, 120, 9):
 
