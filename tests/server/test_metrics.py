@@ -27,7 +27,7 @@ OWN = (
     *("constraint_violations", "constraint_texts_checked", "constraint_requests"),
     *("constraint_refused", "constraint_compile_seconds", "constraint_cache_hits"),
     *("constraint_errors", "mask_seconds", "http_request_duration_seconds", "engine_steps"),
-    *("learner_updates", "learner_corrections"),
+    *("learner_updates", "learner_corrections", "guard_state", "guard_switches"),
 )
 
 

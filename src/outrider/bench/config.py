@@ -12,8 +12,8 @@ num_speculative_tokens = 4
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from outrider.bench.strategies import Named, from_table, parse_strategies
 from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import OptionError, reject_unknown
 from outrider.models.sources.families import families_folder
+from outrider.policies.guard import check_mode
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens", "seed", "ignore_eos")
 _MODELS = tuple(f.name for f in fields(Models))
 _PLAIN = ("prompts", "repeats", "least_tokens")
-KEYS = (*_MODELS, *SAMPLING, *_PLAIN, "strategies", "workloads", "rivals")
+KEYS = (*_MODELS, *SAMPLING, *_PLAIN, "strategies", "workloads", "rivals", "guard")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def make_settings(given: Mapping[str, Any], defaults: Mapping[str, Any] | None =
     plain = {name: _whole(name, values[name]) for name in _PLAIN if name in values}
     return Settings(
         models=models,
-        strategies=_strategies(values.get("strategies"), models),
+        strategies=_guarded(_strategies(values.get("strategies"), models), values.get("guard")),
         workloads=_names("workloads", values["workloads"]) if "workloads" in values else _ALL,
         rivals=_names("rivals", values.get("rivals", ())),
         sampling={name: values[name] for name in SAMPLING if name in values},
@@ -80,6 +81,17 @@ def _strategies(value: Any, models: Models) -> list[Named]:
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
     return parse_strategies(value or default_strategies(models))
+
+
+def _guarded(strategies: Sequence[Named], mode: Any) -> list[Named]:
+    """Give the mode of the guard to every drafting strategy that does not set it."""
+    if mode is None:
+        return list(strategies)
+    check_mode(mode)
+    return [
+        one if one.is_baseline else replace(one, options={"guard": mode, **one.options})
+        for one in strategies
+    ]
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

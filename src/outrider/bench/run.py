@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from outrider.bench.environment import environment
 from outrider.bench.identity import Mismatch, compare, float32_texts
 from outrider.bench.journal import Journal
 from outrider.bench.line_up import LineUp, Progress
@@ -88,6 +89,8 @@ class Bench:
         journal = Journal(_identity(settings, tiers, tasks), self.folder)
         progress(0, 1, "loading models")
         opened = open_models(settings.models, tiers)
+        if "environment" not in journal.facts:
+            journal.note("environment", environment())
         places, left_out = _places(tasks, opened, settings)
         ours = [
             StrategySystem(named.name, partial(opened.build, named), settings.sampling)

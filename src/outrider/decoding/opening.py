@@ -8,14 +8,17 @@ from outrider.core.types import Prompt
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.stage import Earlier, SequenceState, Stage, caches_of
 from outrider.models.caches.prefill import note_reading
+from outrider.policies.guard import Guard
 from outrider.protocols import Cache, Request
 
 
-def outermost(stage: Stage) -> Stage:
-    """Return `stage` with a drafter that begins only when it first proposes."""
-    if isinstance(stage.drafter, Deferred):
-        return stage
-    return replace(stage, drafter=Deferred(drafter=stage.drafter))
+def outermost(stage: Stage, guard: Guard | None = None) -> Stage:
+    """Return `stage` with a drafter that begins only when it first proposes. Its errors go to the
+    guard, if there is one."""
+    drafter = stage.drafter
+    if isinstance(drafter, Deferred):
+        drafter = drafter.drafter
+    return replace(stage, drafter=Deferred(drafter=drafter, guard=guard))
 
 
 def open_sequences(

@@ -52,7 +52,7 @@ def run_round(
     learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
-    return Round(drafts, rows, verdicts, ledger.seconds)
+    return Round(budgets, drafts, rows, verdicts, ledger.seconds)
 
 
 def propose(

@@ -15,6 +15,7 @@ from outrider.decoding.round import run_round
 from outrider.decoding.stage import Earlier, SequenceState, Stage
 from outrider.decoding.validation import check_checker
 from outrider.models.caches.prefill import check_prompt, start_known
+from outrider.policies.guard import Guard
 from outrider.protocols import Cache, Request
 
 
@@ -59,6 +60,8 @@ class Session:
 
     Attributes:
         stage: the outermost level; its drafter begins when it first proposes.
+        guard: decides which rounds may draft, and takes errors of the drafter; None: all may, and
+            errors end the round.
         generations: requests whose prompt is read and that have not ended.
         seconds: of the parts of the newest round: `draft`, `verify` and `accept`.
         drafted: tokens that were drafted in the newest round.
@@ -69,6 +72,7 @@ class Session:
     """
 
     stage: Stage
+    guard: Guard | None = None
     generations: list[Generation] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     drafted: int = 0
@@ -77,7 +81,7 @@ class Session:
     _reading: list[_Reading] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.stage = outermost(self.stage)
+        self.stage = outermost(self.stage, self.guard)
 
     @property
     def pending(self) -> bool:
@@ -164,10 +168,14 @@ class Session:
             if reading:
                 self._read_alone(reading)
             return []
+        begun = perf_counter()
         sequences = [g.open_sequence for g in active]
+        selects = any(sequence.cache.horizon == 0 for sequence in sequences)
         limits = [g.remaining - 1 for g in active]
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
+        if self.guard is not None and not self.guard.drafts(len(active), lambda: kind_of(active)):
+            limits = [0] * len(active)
         rows = None if draft_rows is None else ReadingRows(draft_rows)
         result = run_round(self.stage, sequences, limits, [part.cache for part in reading], rows)
         self.seconds, self.drafted = result.seconds, sum(map(len, result.drafts))
@@ -182,6 +190,9 @@ class Session:
             sequence.cache.commit(tokens)
         self._drafter.commit([sequence.drafting for sequence in sequences], kept)
         self._drafter.settle([g.open_sequence.drafting for g in active if not g.running])
+        if self.guard is not None and not (reading or selects):
+            seconds = perf_counter() - begun - result.once
+            self.guard.note(len(active), result.asked, seconds, sum(map(len, kept)))
         self._join_read()
         return active
 
@@ -312,6 +323,7 @@ def generate(
     stage: Stage,
     generations: Sequence[Generation],
     previous: Sequence[Earlier | None] | None = None,
+    guard: Guard | None = None,
 ) -> Iterator[list[Generation]]:
     """Run rounds until every request has ended; yield the requests that advanced, round by round.
 
@@ -320,10 +332,21 @@ def generate(
     """
     if any(g.request.output for g in generations):
         raise ValueError("a Generation runs only once; create a new one")
-    session = Session(stage)
+    session = Session(stage, guard)
     session.add(generations, previous)
     while session.pending:
         yield session.step()
+
+
+def kind_of(generations: Sequence[Generation]) -> str:
+    """Return what kinds of requests these are, as far as acceptance may depend on it."""
+    kinds: set[str] = set()
+    for generation in generations:
+        sampler, prompt = generation.request.sampler, generation.request.prompt
+        kind = "sampled" if sampler.params.temperature else "greedy"
+        kind += ", grammar" if sampler.walk is not None or sampler.checks is not None else ""
+        kinds.add(kind + (", images" if prompt.image_prompt is not None else ""))
+    return "; ".join(sorted(kinds))
 
 
 def _with_output(request: Request) -> Prompt:

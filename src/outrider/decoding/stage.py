@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outrider.core.counters import Counters
-from outrider.core.types import NO_IDS, Draft, IntArray, Rows, Verdict
+from outrider.core.types import NO_IDS, Budget, Draft, IntArray, Rows, Verdict
 from outrider.decoding.deferred import DeferredState
 from outrider.protocols import (
     AcceptanceRule,
@@ -64,6 +64,11 @@ class SequenceState:
         return not isinstance(self.drafting, DeferredState) or self.drafting.begun
 
     @property
+    def off(self) -> str | None:
+        """Why nothing is drafted for the request any more: its drafter raised an error."""
+        return self.drafting.off if isinstance(self.drafting, DeferredState) else None
+
+    @property
     def state(self) -> DrafterState:
         """The state of the drafter itself; a `Deferred` wrapper is removed."""
         deferred = isinstance(self.drafting, DeferredState)
@@ -92,10 +97,21 @@ class Round:
     """The result of one round, per sequence, and the seconds of its parts: `draft`, `verify` and
     `accept`."""
 
+    budgets: list[Budget]
     drafts: list[Draft]
     rows: list[Rows]
     verdicts: list[Verdict]
     seconds: Mapping[str, float]
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything had a budget for drafts of a drafter."""
+        return any(budget.depth and not budget.forced for budget in self.budgets)
+
+    @property
+    def once(self) -> float:
+        """Seconds in which drafters read prompts."""
+        return sum(draft.once for draft in self.drafts)
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:

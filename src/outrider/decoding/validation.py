@@ -1,6 +1,6 @@
 """Restricts drafts to the budget and to the verifier's vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from outrider.core.reading import ReadingRows
 from outrider.core.tree import depths
 from outrider.core.types import BoolArray, Budget, Draft, Exactness
 from outrider.decoding.beside import Work
+from outrider.decoding.deferred import Deferred
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule, Request
@@ -35,11 +36,32 @@ def budgets_of(
         _budget(stage, sequence, limit, len(sequences))
         for sequence, limit in zip(sequences, limits, strict=True)
     ]
+    add = _adding(work, stage, sequences)
     given = [
-        replace(budget, meanwhile=work.append, reading=draft_rows) if budget.depth else budget
+        replace(budget, meanwhile=add, reading=draft_rows) if budget.depth else budget
         for budget in budgets
     ]
     return given, work
+
+
+def _adding(
+    work: list[Work], stage: Stage, sequences: Sequence[SequenceState]
+) -> Callable[[Work], None]:
+    """Return a function that adds work; its errors end drafting for the requests, as other errors
+    of a drafter do."""
+
+    def add(one: Work) -> None:
+        def run() -> None:
+            try:
+                one()
+            except Exception as error:
+                if not isinstance(stage.drafter, Deferred):
+                    raise
+                stage.drafter.failed([sequence.drafting for sequence in sequences], error)
+
+        work.append(run)
+
+    return add
 
 
 def _budget(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
@@ -51,7 +73,7 @@ def _budget(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Bu
     takes effect with the next commit. Logits processors that may keep a state need a rule that
     visits each position once, in order.
     """
-    if limit < 1:
+    if limit < 1 or sequence.off is not None:
         return Budget.chain(0)
     if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
         limit = 0  # the rule may visit a position twice, or on several branches

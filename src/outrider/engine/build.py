@@ -106,6 +106,7 @@ def build(
         tokenizer=codec,
         defaults=_defaults(loaded[0], codec),
         mode=speculation.label,
+        guard=speculation.guard,
         context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
     )

@@ -18,15 +18,17 @@ from outrider.engine.requests import (
     ModelDefaults,
     copied_params,
     params_for,
+    read_prompts,
     text_stream,
     warn_of_state,
     warn_of_stops,
 )
-from outrider.engine.result import Result, ResultMaker
+from outrider.engine.result import Result, ResultMaker, report_of
 from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
-from outrider.inputs.images.messages import check_reads_images, images_of
-from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
+from outrider.inputs.images.messages import check_reads_images
+from outrider.inputs.prompts.reading import is_batch
+from outrider.policies.guard import Guard, Mode, check_mode
 from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
@@ -56,6 +58,7 @@ class Generator:
         mode: str = "exact",
         context_length: int | None = None,
         selection: ContextConfig | None = None,
+        guard: str = "on",
     ) -> None:
         """Build a generator for one strategy.
 
@@ -67,6 +70,7 @@ class Generator:
             mode: the mode that results report.
             context_length: most tokens of prompt and answer; None uses the target's window.
             selection: how documents are cut into chunks and which chunks the models read.
+            guard: `on`, `warn` or `off`; see `load`.
         """
         self._strategy = strategy
         self.tokenizer = tokenizer
@@ -78,6 +82,8 @@ class Generator:
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
         self._kept: Earlier | None = None
+        self._guarding: Mode = check_mode(guard)
+        self._guard: Guard | None = None
 
     @property
     def learner(self) -> Learner | None:
@@ -92,6 +98,12 @@ class Generator:
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
+
+    def guard_of(self, strategy: Strategy) -> Guard | None:
+        """Return the guard of all requests, which judges this strategy; None if there is none."""
+        if self._guard is None:
+            self._guard = strategy.guard(self._guarding)
+        return self._guard
 
     @overload
     def generate(
@@ -191,9 +203,7 @@ class Generator:
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
     ) -> "Stream":
-        """Start one continuation; iterate over the returned stream to get its text as it is
-        written.
-        """
+        """Start one continuation; iterate over the returned stream for its text."""
         if self.tokenizer is None:
             raise OptionError(
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
@@ -240,10 +250,7 @@ class Generator:
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
     ) -> tuple[Generation, Iterator[list[Generation]]]:
-        """Start one request; return it with the iterator of rounds that write it.
-
-        For callers that read tokens as they are written.
-        """
+        """Start one request; return it with the iterator of rounds that write it."""
         strategy = self.strategy_for(self.params(**sampling))
         prompts = self._read([prompt], documents, [images])
         [generation] = self._generations(prompts, 1, sampling, strategy)
@@ -275,7 +282,7 @@ class Generator:
         previous = [kept, *[learned] * (len(generations) - 1)]
         whole = False
         try:
-            yield from generate(strategy.stage, generations, previous)
+            yield from generate(strategy.stage, generations, previous, self.guard_of(strategy))
             whole = True
         except (GeneratorExit, OutriderError):  # between two rounds, or before the first one
             whole = True
@@ -298,6 +305,7 @@ class Generator:
             exactness=strategy.exactness,
             windows=strategy.windows,
             bytes_per_token=strategy.target.info.bytes_per_token,
+            guard=report_of(self.guard_of(strategy), generation),
         )
         sequence = generation.sequence
         if sequence is None or not sequence.begun:
@@ -314,16 +322,8 @@ class Generator:
         documents: GivenDocuments,
         images: Sequence[GivenImages] | None,
     ) -> list[Prompt]:
-        images = images_of(prompts, images)
-        if documents is None:
-            pairs = zip(prompts, images, strict=True)
-            return [read_prompt(prompt, self.tokenizer, own) for prompt, own in pairs]
-        if any(own is not None for own in images):
-            raise OptionError(
-                "images and documents are given together", hint="Give documents, or images"
-            )
-        read, size = read_documents(documents), self.selection.chunk_size
-        return [read_long_prompt(prompt, read, self.tokenizer, size) for prompt in prompts]
+        size = self.selection.chunk_size
+        return read_prompts(prompts, images, documents, self.tokenizer, size)
 
     def _generations(
         self,

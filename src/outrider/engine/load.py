@@ -39,6 +39,7 @@ def load(
     threshold_qualifier: float | str | None = None,
     threshold_target: float | str | None = None,
     max_changed: float | None = None,
+    guard: str = "on",
     dtype: str = "auto",
     cache_dtype: str = "auto",
     device: str = "auto",
@@ -94,6 +95,9 @@ def load(
             accept such as `"80%"`, looked up in a calibration.
         threshold_target: the target's tolerance, given in the same way.
         max_changed: largest share of written tokens that may differ from the target's choice.
+        guard: `on` switches drafting off where the clock shows that it loses, and on again where it
+            gains, in mode `exact` with lengths that adapt; `warn` only says so; `off` does neither,
+            and an error of a drafter then ends the request (`policies/guard/`).
         dtype: dtype of the weights: `auto`, `stored` (as in a quantised file), `int8`, `int4`,
             `int8-channels`, `float32`, `bfloat16`, `float16`, `float64`. `auto` is bfloat16 on
             CUDA; on the CPU it is the fastest whose divergence from float32 is at most 0.005.
@@ -159,6 +163,7 @@ def load(
         threshold_target=threshold_target,
         max_changed=max_changed,
         calibration=calibration,
+        guard=guard,
     )
     return build(
         models,

@@ -9,13 +9,21 @@ from functools import partial
 import torch
 
 from outrider.core.checks import shown
-from outrider.core.errors import ContextError, OutriderWarning
+from outrider.core.errors import ContextError, OptionError, OutriderWarning
 from outrider.core.types import Exactness, Prompt
 from outrider.core.values import JsonValue
 from outrider.engine.generation_config.processors import Text
 from outrider.engine.generation_config.settings import follow, needs_classes
 from outrider.engine.prompt_size import places_of
-from outrider.inputs.given import MarkedCodec, TextCodec
+from outrider.inputs.given import (
+    GivenDocuments,
+    GivenImages,
+    GivenPrompt,
+    MarkedCodec,
+    TextCodec,
+)
+from outrider.inputs.images.messages import images_of
+from outrider.inputs.prompts.reading import read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
 from outrider.sampling.processors import copied, names, stateful
@@ -124,6 +132,37 @@ def params_for(
         vocab_size=target.info.vocab_size,
     )
     return follow(defaults.generation_config, params, text)
+
+
+def read_prompts(
+    prompts: Sequence[GivenPrompt],
+    images: Sequence[GivenImages] | None,
+    documents: GivenDocuments,
+    tokenizer: TextCodec | None,
+    chunk_size: int,
+) -> list[Prompt]:
+    """Read prompts with their images, or with documents before them.
+
+    Args:
+        prompts: one for each text.
+        images: for each prompt, its images.
+        documents: long inputs that are placed before each prompt.
+        tokenizer: for prompts of text.
+        chunk_size: tokens of a chunk of the documents.
+
+    Raises:
+        OptionError: images and documents are given together, or something cannot be read.
+    """
+    images = images_of(prompts, images)
+    if documents is None:
+        pairs = zip(prompts, images, strict=True)
+        return [read_prompt(prompt, tokenizer, own) for prompt, own in pairs]
+    if any(own is not None for own in images):
+        raise OptionError(
+            "images and documents are given together", hint="Give documents, or images"
+        )
+    read = read_documents(documents)
+    return [read_long_prompt(prompt, read, tokenizer, chunk_size) for prompt in prompts]
 
 
 def copied_params(params: SamplingParams) -> SamplingParams:

@@ -12,6 +12,7 @@ from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.engine.html import result_html
 from outrider.engine.readings import context_figures, reading_of
+from outrider.policies.guard import Guard, GuardReport, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Speculation:
         predicted_tokens_per_second: the throughput that the recursion of the specification predicts
             from the call costs and acceptance rates of this run; None without a draft or in deeper
             cascades.
+        guard: what the guard of drafting has found; None without a guard or a drafter.
     """
 
     mode: str
@@ -34,6 +36,7 @@ class Speculation:
     target: Counters
     stages: dict[str, Counters]
     predicted_tokens_per_second: float | None = None
+    guard: GuardReport | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return plain numbers for JSON."""
@@ -53,6 +56,7 @@ class Speculation:
                 name: _counted(counters) | {"off": counters.off}
                 for name, counters in self.stages.items()
             },
+            "guard": self.guard and self.guard.to_dict(),
         }
 
 
@@ -206,6 +210,7 @@ class ResultMaker:
     """Draft lengths per stage, outermost first; one for two tiers, two for three."""
     bytes_per_token: int = 0
     """Size of the target's keys and values for one token."""
+    guard: GuardReport | None = None
 
     def __call__(self, generation: Generation, stages: dict[str, Counters]) -> Result:
         """Build the result of one generation; `stages` are the counters of the inner tiers."""
@@ -228,6 +233,7 @@ class ResultMaker:
                 target=counters,
                 stages=stages,
                 predicted_tokens_per_second=self._predict(counters, stages),
+                guard=self.guard,
             ),
             sources=tuple(generation.sources),
             changed=tuple(generation.changed),
@@ -261,6 +267,15 @@ class ResultMaker:
             accept_target=accept,
         )
         return metrics.predicted_speed(costs, self.windows[1], self.windows[0])
+
+
+def report_of(guard: Guard | None, generation: Generation) -> GuardReport | None:
+    """Return what the guard says about a request: its own state after an error of the drafter."""
+    sequence = generation.sequence
+    if guard is None or sequence is None or sequence.off is None:
+        return guard and guard.report
+    reason = f"the drafter raised an error in this request: {sequence.off}"
+    return GuardReport(state=State.FAILED, since=generation.counters.rounds, x=None, reason=reason)
 
 
 def _prompt_tokens(generation: Generation) -> int:

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from outrider.engine.serving.messages import Ended, EngineState, Event, Submission
+from outrider.policies.guard import State
 from outrider.sampling.walk import MASK_SECONDS
 from outrider.server.client import EngineClient
 
@@ -63,7 +64,7 @@ _COUNTERS = {
 """Counters of the engine: name, key in `EngineState.counters`, description."""
 
 _OWN_ONLY = ("http_", "tokens_by_", "changed_", "round_", "draft_", "requests_rejected", "disco")
-_OWN_ONLY += ("engine_", "constraint_", "mask_", "learner_")
+_OWN_ONLY += ("engine_", "constraint_", "mask_", "learner_", "guard_")
 
 
 class Metrics:
@@ -265,11 +266,27 @@ class _Exposed(Collector):
         yield self._total("changed_tokens", "Tokens that are not the target's", [((), changed)])
         parts = [((part,), seconds) for part, seconds in sorted(state.round_seconds.items())]
         yield self._total("round_seconds", "Time of rounds by part", parts, ["part"])
+        yield self._guard(state)
+        switches = [((to, why), n) for (to, why), n in sorted(state.guard_switches.items())]
+        yield self._total(
+            "guard_switches", "Switches of the guard of drafting", switches, ["to", "reason"]
+        )
         yield self._masks(state)
         yield self._gauge("draft_budget_tokens", "Drafted tokens of a step", state.draft_budget)
         yield self._gauge(
             "engine_heartbeat_age_seconds", "Time without a step, while work waits", self._age()
         )
+
+    def _guard(self, state: EngineState) -> Metric:
+        family = GaugeMetricFamily(
+            OWN + "guard_state",
+            "Whether drafting is on for batches of a size: 1, else 0",
+            labels=[*self._labels, "batch"],
+        )
+        for sizes, name in state.guard_states.items():
+            on = name in (State.ON, State.LOSING)
+            family.add_metric([*self._labels.values(), sizes], on)
+        return family
 
     def _masks(self, state: EngineState) -> Metric:
         family = HistogramMetricFamily(

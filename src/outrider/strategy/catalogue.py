@@ -117,6 +117,9 @@ KINDS: Mapping[str, Sequence[str]] = {
 }
 """Maps each kind of method to its tuple of modules."""
 
+GUARD_MODES = ("off", "warn", "on")
+"""Modes of the guard of drafting (`policies/guard/`); listed here, where PyTorch is not needed."""
+
 MODES: dict[str, str] = {
     "exact": "the target's own text, token for token",
     "distribution": "another sample of the target's distribution (outer rejection sampling)",
@@ -124,6 +127,7 @@ MODES: dict[str, str] = {
     "fuzzy": "PSD_F: every level accepts by a threshold",
     "none": "undrafted decoding",
 }
+"""Modes of drafting, and what they write."""
 
 
 def names(kind: str) -> list[str]:

@@ -14,6 +14,7 @@ from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.policies import FixedLength, FixedTree
+from outrider.policies.guard import check_mode
 from outrider.protocols import (
     NO_NEEDS,
     AcceptanceRule,
@@ -67,9 +68,11 @@ class Speculation:
     threshold_target: float | str | None = None
     max_changed: float | None = None
     calibration: str | Path | None = None
+    guard: str = "on"
 
     def __post_init__(self) -> None:
         _ = self.thresholds, self.config  # evaluated for their checks
+        check_mode(self.guard)
         if not isinstance(self.drafter, str | Drafter):
             raise OptionError(
                 f"drafter is {self.drafter!r:.60}",

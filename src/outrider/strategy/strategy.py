@@ -11,6 +11,7 @@ from outrider.decoding import Stage
 from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.combine.compatibility import check_fit, check_states
 from outrider.policies import FixedLength
+from outrider.policies.guard import Guard, Mode
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Learner
 from outrider.strategy.description import expression_of, models_of, sources_of
 
@@ -94,6 +95,18 @@ class Strategy:
                 break
             drafter, policy = drafter.drafter, drafter.policy
         return tuple(lengths)
+
+    def guard(self, mode: Mode) -> Guard | None:
+        """Return a new guard in this mode; None if it is off, or nothing drafts.
+
+        It changes budgets only where this cannot change the text: under `Match`, and where the
+        policy adapts them anyway. Fixed lengths are what the user asked for, and under other rules
+        equal seeds must give equal texts however fast the machine is.
+        """
+        if mode == "off" or not self.drafts:
+            return None
+        judges = self.policy.adaptive and self.rule.exactness is Exactness.IDENTICAL
+        return Guard(mode=mode, judges=judges)
 
     @property
     def undrafted(self) -> "Strategy":

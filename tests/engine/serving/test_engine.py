@@ -163,9 +163,14 @@ def test_a_drafter_that_raises_is_switched_off_and_no_text_changes(tiny: Generat
     desk = Desk(broken)
     prompts = [LONG[:50], (*LONG[:20], 5, 5, 5), LONG[7:60]]
     for number, ids in enumerate(prompts):
+        assert desk.engine.state.drafting_off == ""
         desk.submit(str(number), ids, max_new_tokens=30, ignore_eos=True, temperature=0.8, seed=1)
-    desk.run()
+        desk.run()
+        found = desk.result(str(number)).speculation.guard
+        assert found is not None and found.state == "failed" and "on purpose" in found.reason
     assert "on purpose" in desk.engine.state.drafting_off
+    assert desk.engine.state.guard_switches == {("failed", "errors"): 1}
+    assert Broken.calls == 6
     for number, ids in enumerate(prompts):
         alone = tiny.generate(
             list(ids), max_new_tokens=30, ignore_eos=True, temperature=0.8, seed=1

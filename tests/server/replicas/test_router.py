@@ -188,6 +188,8 @@ STATES = st.builds(
     counters=COUNTS,
     accepted_at=st.lists(st.integers(0, 9), max_size=3).map(tuple),
     sources=COUNTS,
+    guard_switches=st.dictionaries(st.just(("off", "slow")), st.integers(0, 9)),
+    guard_states=st.dictionaries(st.sampled_from("12"), st.sampled_from(("on", "off", "failed"))),
 )
 
 
@@ -199,6 +201,10 @@ def test_totals_do_not_shrink_when_a_replica_is_lost(
     after = merged(states, retired(EngineState(), lost))
     assert after.counters == before.counters and after.sources == before.sources
     assert after.accepted_at == before.accepted_at
+    assert after.guard_switches == before.guard_switches
+    for sizes, state in before.guard_states.items():
+        shown = {s.guard_states[sizes] for s in (*states, lost) if sizes in s.guard_states}
+        assert state == next(s for s in ("failed", "off", "on") if s in shown)
     assert sum(after.accepted_at) == sum(sum(s.accepted_at) for s in (*states, lost))
     assert after.running == before.running - lost.running
     assert after.cache_size == before.cache_size - lost.cache_size

@@ -117,7 +117,7 @@ def _fastest(systems: Mapping[str, list[Run]]) -> str:
     """Return the system with the best geometric mean over prompts of the medians over repeats."""
 
     def seconds(runs: list[Run]) -> float:
-        return geometric_mean(_by_task(runs, _seconds_per_token).values())
+        return geometric_mean(by_task(runs, _seconds_per_token).values())
 
     return min(systems, key=lambda name: seconds(systems[name]))
 
@@ -182,12 +182,13 @@ def _ratio(runs: Sequence[Run], base: Sequence[Run], rate: Rate) -> dict[str, fl
     """Compute how many times faster `runs` are than `base`: medians over repeats, paired by
     prompt.
     """
-    ours, theirs = _by_task(runs, rate), _by_task(base, rate)
+    ours, theirs = by_task(runs, rate), by_task(base, rate)
     ratio = Ratio.of([theirs[task] / ours[task] for task in ours if task in theirs])
     return ratio.to_dict() if ratio else None
 
 
-def _by_task(runs: Sequence[Run], rate: Rate) -> dict[str, float]:
+def by_task(runs: Sequence[Run], rate: Rate) -> dict[str, float]:
+    """Return the median rate of each prompt over its repeats, where there is a rate."""
     found: dict[str, list[float]] = {}
     for run in runs:
         value = rate(run)

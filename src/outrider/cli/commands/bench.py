@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from outrider.cli.commands.bench_serve import serve
+from outrider.cli.commands.benches.compare import compare
 from outrider.cli.commands.benches.constraints import constraints
 from outrider.cli.commands.verify_cost import verify_cost
 from outrider.cli.options.bench_options import (
@@ -64,6 +65,7 @@ bench = typer.Typer(
       outrider bench --cost-scale 30M --dtype int8 --rivals --report report
       outrider bench speed --strategies draft:k=4,lookup --workloads copy
       outrider bench verify-cost tiny --cost-scale 30M
+      outrider bench compare before.jsonl after.jsonl
     """,
 )
 
@@ -121,6 +123,7 @@ def speed(
 bench.command("verify-cost")(grouped(verify_cost))
 bench.command("serve")(grouped(serve))
 bench.command("constraints")(grouped(constraints))
+bench.command("compare")(compare)
 
 
 def _bench(

@@ -26,7 +26,14 @@ from outrider.cli.options.options import (
     option,
 )
 from outrider.cli.ui import interrupt
-from outrider.cli.ui.render import COLORS, Screen, print_json, summary, weights_note
+from outrider.cli.ui.render import (
+    COLORS,
+    Screen,
+    guard_note,
+    print_json,
+    summary,
+    weights_note,
+)
 from outrider.cli.ui.samples import combined
 from outrider.cli.ui.waiting import Waiting
 from outrider.cli.ui.weighted import check_particles, print_particles, run_particles
@@ -155,6 +162,7 @@ def generate(
         return
     try:
         notes = [*asked, *dict.fromkeys(cut_note(generator, r, settings) for r in results)]
+        notes += dict.fromkeys(guard_note(r.speculation.guard) for r in results)
         finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)

@@ -9,6 +9,7 @@ import typer
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.options import option
 from outrider.core.errors import OptionError
+from outrider.strategy.catalogue import GUARD_MODES
 
 if TYPE_CHECKING:
     from outrider.bench.rivals.rival import Rival
@@ -118,6 +119,14 @@ class Work:
             panel=WORK,
             help="Texts shorter than this are left out of the figures. Default: 8.",
             min=1,
+        ),
+    ] = None
+    guard: Annotated[
+        str | None,
+        option(
+            panel=WORK,
+            metavar=f"[{'|'.join(GUARD_MODES)}]",
+            help="The guard of drafting in every strategy that does not set it. Default: on.",
         ),
     ] = None
     rivals: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
-from outrider.strategy.catalogue import MODES, names
+from outrider.strategy.catalogue import GUARD_MODES, MODES, names
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
@@ -226,6 +226,16 @@ class Speculation:
             metavar="SHARE",
             help="Largest share of tokens that may differ from the "
             "target's choice, such as 0.02 or 2%.",
+        ),
+    ] = None
+    guard: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar=f"[{'|'.join(GUARD_MODES)}]",
+            autocompletion=lambda: list(GUARD_MODES),
+            help="Switch drafting off where the clock shows a loss, and on again where it gains; "
+            "warn: only say so. In mode exact. Default: on.",
         ),
     ] = None
     layer_skipping: Annotated[

@@ -16,6 +16,7 @@ from rich.style import Style
 from outrider.core.errors import OptionError, nearest
 
 if TYPE_CHECKING:
+    from outrider.policies.guard import GuardReport
     from outrider.protocols import ModelInfo
 
 STYLES = {"draft": "green", "qualifier": "yellow", "target": "bold magenta"}
@@ -122,6 +123,13 @@ def weights_note(info: "ModelInfo") -> str:
     if not info.weights_reason:
         return ""
     return f"weights {info.weights}, cache {info.cache}: {info.weights_reason}"
+
+
+def guard_note(report: "GuardReport | None") -> str:
+    """Say that the guard has switched drafting off, or that drafts lose, and why; else empty."""
+    if report is None or report.state == "on":
+        return ""
+    return f"drafting is {report.state}: {report.reason}"
 
 
 def share_read(context: Mapping[str, Any]) -> str:

@@ -70,13 +70,13 @@ class Engine:
         self.generator = generator
         self.settings = settings or ServingSettings()
         strategy = generator.strategy
-        if learner is not None:
-            strategy = replace(strategy, learner=learner)
+        strategy = replace(strategy, learner=learner or strategy.learner)
         costs = measure_surface(strategy.target) if costs is None else costs
         self._strategy = with_costs(strategy, costs)
         self._publish = publish
         self._inbox: SimpleQueue[Submission | str] = SimpleQueue()
-        self._session = Session(self._strategy.stage)
+        self._guard = generator.guard_of(self._strategy)
+        self._session = Session(self._strategy.stage, self._guard)
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
         self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
@@ -84,7 +84,8 @@ class Engine:
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
-        self._totals = Totals(masks=generator.restrictions.mask_times, learner=self._learner)
+        masks = generator.restrictions.mask_times
+        self._totals = Totals(masks=masks, learner=self._learner, guard=self._guard)
         self._stopping: str | None = None
         self._thread: threading.Thread | None = None
         self._state = self._totals.state(self._scheduler, self._prefixes)

@@ -161,7 +161,9 @@ class EngineState:
         draft_budget: drafted tokens of the last step, of all samples together.
         drain_rate: samples that ended per second, recently; for `Retry-After`.
         dead: why the engine thread ended; empty while it runs.
-        drafting_off: why nothing is drafted any more; empty unless a round has failed.
+        drafting_off: why nothing is drafted any more; empty unless a round or the drafter failed.
+        guard_states: states of the guard of drafting, by sizes of batches; empty without a guard.
+        guard_switches: its switches so far, by new state and cause.
         counters: totals since the start, such as `preemptions`, `prompt_tokens`,
             `generation_tokens`, `prefix_queries`, `prefix_hits`, `drafts`, `draft_tokens`,
             `accepted_tokens`, `changed_tokens`, `steps`.
@@ -184,6 +186,10 @@ class EngineState:
     drain_rate: float = 0.0
     dead: str = ""
     drafting_off: str = ""
+    guard_states: Mapping[str, str] = field(default_factory=dict[str, str])
+    guard_switches: Mapping[tuple[str, str], int] = field(
+        default_factory=dict[tuple[str, str], int]
+    )
     counters: Mapping[str, int] = field(default_factory=dict[str, int])
     accepted_at: tuple[int, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict[str, int])

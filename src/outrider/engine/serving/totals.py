@@ -11,6 +11,7 @@ from outrider.engine.serving.messages import EngineState
 from outrider.engine.serving.prefixes import Prefixes
 from outrider.engine.serving.sample import Sample
 from outrider.engine.serving.scheduler import Scheduler
+from outrider.policies.guard import Guard
 from outrider.protocols import Learner
 from outrider.sampling.walk import MaskTimes
 
@@ -26,11 +27,13 @@ class Totals:
         off: why drafting is off; empty while it is not.
         masks: the times of masks of grammars.
         learner: what counts its updates, if there is one.
+        guard: the guard of drafting, if there is one.
     """
 
     off: str = ""
     masks: MaskTimes
     learner: Learner | None = None
+    guard: Guard | None = None
     _counts: dict[str, int] = field(default_factory=dict[str, int])
     _accepted_at: list[int] = field(default_factory=list)
     _sources: dict[str, int] = field(default_factory=dict[str, int])
@@ -100,7 +103,9 @@ class Totals:
             accepted_at=tuple(self._accepted_at),
             sources=dict(self._sources),
             round_seconds=dict(self._seconds),
-            drafting_off=self.off,
+            drafting_off=self.off or (self.guard.given_up if self.guard else ""),
+            guard_states={} if self.guard is None else dict(self.guard.states),
+            guard_switches={} if self.guard is None else dict(self.guard.switches),
             mask_counts=tuple(self.masks.counts),
             mask_seconds=self.masks.seconds,
         )

@@ -6,7 +6,9 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from outrider.engine.serving.messages import EngineState, Submission
+from outrider.policies.guard import State
 
+K = TypeVar("K")
 N = TypeVar("N", int, float)
 
 
@@ -70,6 +72,8 @@ def merged(states: Sequence[EngineState], past: EngineState) -> EngineState:
         draft_budget=sum(state.draft_budget for state in states),
         drain_rate=sum(state.drain_rate for state in states),
         drafting_off=off,
+        guard_states=_worst(state.guard_states for state in states),
+        guard_switches=_added(state.guard_switches for state in every),
         counters=_added(state.counters for state in every),
         accepted_at=tuple(map(sum, zip_longest(*(s.accepted_at for s in every), fillvalue=0))),
         sources=_added(state.sources for state in every),
@@ -86,6 +90,7 @@ def retired(past: EngineState, last: EngineState) -> EngineState:
         heartbeat=everything.heartbeat,
         slowest_step=past.slowest_step,
         counters=everything.counters,
+        guard_switches=everything.guard_switches,
         accepted_at=everything.accepted_at,
         sources=everything.sources,
         round_seconds=everything.round_seconds,
@@ -94,8 +99,20 @@ def retired(past: EngineState, last: EngineState) -> EngineState:
     )
 
 
-def _added(tables: Iterable[Mapping[str, N]]) -> dict[str, N]:
-    found: dict[str, N] = {}
+_STATES = tuple(State)
+
+
+def _worst(tables: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return for each size of batch the state of the replica that drafts least."""
+    found: dict[str, str] = {}
+    for table in tables:
+        for sizes, state in table.items():
+            found[sizes] = max(found.get(sizes, State.ON), state, key=_STATES.index)
+    return found
+
+
+def _added(tables: Iterable[Mapping[K, N]]) -> dict[K, N]:
+    found: dict[K, N] = {}
     for table in tables:
         for name, amount in table.items():
             found[name] = found.get(name, 0) + amount

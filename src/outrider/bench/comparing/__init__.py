@@ -1,0 +1,1 @@
+"""Compares the raw results of two runs of `outrider bench`, prompt by prompt."""
