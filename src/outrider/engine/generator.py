@@ -30,7 +30,7 @@ from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_
 from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
-from outrider.strategy import Strategy
+from outrider.strategy import Profile, Strategy
 
 if TYPE_CHECKING:
     from outrider.engine.particles.posterior import Posterior
@@ -45,7 +45,8 @@ class Generator:
     """Writes text with one strategy.
 
     The caches of the last single request are kept: if the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only the new tokens."""
+    (the next turn of a conversation), every tier reads only the new tokens. `profile` is what
+    `load` has used of `outrider tune`."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Generator:
         self.restrictions = Restrictions(
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
+        self.profile: Profile | None = None
         self._kept: Earlier | None = None
 
     @property
@@ -191,9 +193,7 @@ class Generator:
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
     ) -> "Stream":
-        """Start one continuation; iterate over the returned stream to get its text as it is
-        written.
-        """
+        """Start one continuation; iterate over the stream to get its text as it is written."""
         if self.tokenizer is None:
             raise OptionError(
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
