@@ -103,6 +103,15 @@ class Profile:
         arm = self.arm(concurrency)
         return {} if arm is None else dict(arm.options)
 
+    @property
+    def lossless(self) -> bool:
+        """Whether no arm changes the text: others are used only where the user names them."""
+        return all(
+            arm.options.get("mode", "exact") in ("exact", "none")
+            and not {"rule", "max_changed"} & set(arm.options)
+            for arm in self.arms
+        )
+
     def differences(self, key: Mapping[str, JsonValue]) -> list[str]:
         """List the parts of `key` that differ, such as `threads 4, now 2`."""
         return [

@@ -119,7 +119,7 @@ def _found(models: Models, runtime: Runtime) -> Profile | None:
             profiles.append(Profile.load(file))
         except OptionError as error:
             _warn(f"{error.problem}: it is ignored")
-    matching = [p for p in profiles if not p.differences(key)]
+    matching = [p for p in profiles if not p.differences(key) and p.lossless]
     if matching:
         return _used(max(matching, key=lambda p: p.date), key, "the profile in the cache")
     if profiles:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outrider.tune.intervals import CLIP, Speedup, log_ratio, quantile, within
-from outrider.tune.race import Entry, Race
-from outrider.tune.verdict import LOOKS, Answer, Trial, Verdict
-from tests.tune.worlds import World
+from outrider.tuning.intervals import CLIP, Speedup, log_ratio, quantile, within
+from outrider.tuning.race import Entry, Race
+from outrider.tuning.verdict import LOOKS, Answer, Trial, Verdict
+from tests.tuning.worlds import World
 
 ARMS, SEEDS = 30, 100
 TEXTS, SEARCH, FRESH = 768, 64, 64

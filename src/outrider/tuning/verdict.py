@@ -12,8 +12,8 @@ from enum import StrEnum
 from math import log
 from statistics import fmean
 
-from outrider.tune.intervals import Speedup, log_ratio
-from outrider.tune.race import Write, never
+from outrider.tuning.intervals import Speedup, log_ratio
+from outrider.tuning.race import Write, never
 
 LOOKS = (8, 16, 32, 64)
 """Pairs after which the result is looked at."""

@@ -13,7 +13,7 @@ from itertools import count
 from math import ceil, log2
 from statistics import fmean
 
-from outrider.tune.intervals import Speedup, log_ratio
+from outrider.tuning.intervals import Speedup, log_ratio
 
 BLOCK = 8
 """Prompts between two checks of who leaves early."""
