@@ -76,7 +76,10 @@ class Tuning:
             KeyboardInterrupt: before the race had compared anything.
         """
         opened, journal, left_out = self.open()
-        self._begun = self.clock()
+        if "profile" in journal.facts:
+            self.note("measured before: nothing is measured again")
+            return Profile.from_dict(journal.facts["profile"], str(self.folder))
+        self._begun = self.clock() - journal.facts.get("spent", 0.0)
         finished = False
         try:
             self._stages(opened, journal)
@@ -84,8 +87,10 @@ class Tuning:
         except KeyboardInterrupt:
             if not any(entry.logs for entry in self.entries):
                 raise
+        finally:
+            journal.note("spent", self.clock() - self._begun)
         assert self.parts is not None and self.facts is not None
-        return Outcome(
+        profile = Outcome(
             settings=self.settings,
             command=self.command,
             opened=opened,
@@ -101,6 +106,9 @@ class Tuning:
             left_out=left_out,
             finished=finished,
         ).profile()
+        if finished:
+            journal.note("profile", profile.to_dict())
+        return profile
 
     def open(self) -> tuple[OpenModels, Journal, int]:
         """Read the prompts and load the models; return them with the journal and the number of
@@ -130,7 +138,7 @@ class Tuning:
             + ("; with fewer than 24 the verdict is weak" if parts.weak else "")
         )
         self._measure_facts(opened, journal)
-        self._record(texts, parts)
+        self._record(texts, parts, journal)
         arms = self._screen(opened, journal)
         texts.arms |= {arm.name: arm for arm in arms}
         self._arms = texts.arms
@@ -167,15 +175,18 @@ class Tuning:
                 hint="Stop them, or give --force; what was measured is kept with --work",
             )
 
-    def _record(self, texts: Texts, parts: Parts) -> None:
+    def _record(self, texts: Texts, parts: Parts, journal: Journal) -> None:
         """Write plain texts of the search prompts: the record of the replay."""
         until = self.clock() + self.settings.seconds("record")
         for number, place in enumerate(parts.search):
-            if number >= _LEAST_RECORDED and self.clock() > until:
+            known = journal.facts.get("recorded")
+            late = self.clock() > until if known is None else number >= known
+            if number >= _LEAST_RECORDED and late:
                 break
             run = texts.write(texts.plain.name, replace(place, repeat=RECORDED))
             recording = Recording(place.token_ids, tuple(int(t) for t in run.token_ids))
             self.recordings.append(with_rows(texts.opened.models["target"], recording))
+        journal.note("recorded", len(self.recordings))
 
     def _screen(self, opened: OpenModels, journal: Journal) -> list[Arm]:
         """Replay the texts with every arm; return those that race."""
@@ -260,7 +271,8 @@ class Tuning:
         winner = ranked[0]
         simpler = [arm for arm in ranked[1:] if arm.models < winner.models]
         runner_up = next(iter([*simpler, *ranked[1:]]), None)
-        until = max(self._begun + self.settings.budget, self.clock() + self._each)
+        least = self.clock() + self.settings.seconds("verdict") / 2  # if other stages took longer
+        until = max(self._begun + self.settings.budget, least)
         self.verdict = Trial(
             winner=winner.name,
             runner_up=None if runner_up is None else runner_up.name,

@@ -7,6 +7,7 @@ from typing import Any
 
 from outrider.bench.settings import Models
 from outrider.bench.settings import Settings as BenchSettings
+from outrider.bench.strategies import parse_strategies
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
 
@@ -49,6 +50,8 @@ class TuneSettings:
         for count in self.concurrency:
             AT_LEAST_ONE.check("concurrency", count)
         _ = self.bench  # evaluated for its checks
+        for arm in self.arms:
+            parse_strategies(arm)
 
     @property
     def bench(self) -> BenchSettings:
