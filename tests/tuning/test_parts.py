@@ -16,7 +16,7 @@ from outrider.tuning.facts import Facts, lower_quartile
 from outrider.tuning.prompts import split
 from outrider.tuning.reasons import Reason
 from outrider.tuning.replay_run import Prediction, kept, screen
-from outrider.tuning.settings import parse_budget, parse_concurrency
+from outrider.tuning.settings import parse_budget
 from outrider.tuning.space import Arm, Screening, adaptive_of, plain_arm, space_of
 from tests.tuning.conftest import SAMPLING
 
@@ -225,10 +225,3 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_wrong_budgets(text: str) -> None:
     with pytest.raises(OptionError, match="budget is"):
         parse_budget(text)
-
-
-def test_concurrency_ascends_and_holds_one() -> None:
-    assert parse_concurrency("16,4") == (1, 4, 16)
-    for text in ("", "x", "0", "1.5"):
-        with pytest.raises(OptionError, match="concurrency is"):
-            parse_concurrency(text)

@@ -143,7 +143,6 @@ def test_the_command_shows_a_profile(
 
 WRONG = {
     ("--budget", "soon"): "budget is 'soon'. Give a time such as 90s, 10m or 1h",
-    ("--concurrency", "0"): "concurrency is '0'. Give numbers such as 1,4,16",
     ("--prompts", "nowhere.jsonl"): "there is no file of prompts at nowhere.jsonl",
     ("--out", "nowhere/x.json"): "there is no folder nowhere",
     ("--arms", "lokup"): "unknown strategy 'lokup'",
@@ -189,5 +188,5 @@ def _facts(model: object, limit: float, measure: object) -> object:
 def test_the_python_call_checks_its_options(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="budget is -1"):
         outrider.tune("tiny", budget=-1.0)
-    with pytest.raises(OptionError, match="concurrency is 0"):
-        TuneSettings(concurrency=(0,))
+    with pytest.raises(OptionError, match="unknown strategy 'lokup'"):
+        TuneSettings(arms=("lokup",))

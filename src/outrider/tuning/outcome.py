@@ -40,7 +40,6 @@ class Outcome:
         seconds: seconds that it took.
         left_out: prompts that do not fit the window.
         finished: whether nothing was interrupted.
-        schedule: arms for several requests at once.
     """
 
     settings: TuneSettings
@@ -57,7 +56,6 @@ class Outcome:
     seconds: float
     left_out: int
     finished: bool
-    schedule: Sequence[ProfileArm] = ()
 
     def profile(self) -> Profile:
         """Return the profile."""
@@ -67,7 +65,7 @@ class Outcome:
             key=self._key(),
             verdict=UNDECIDED if self.verdict is None else str(self.verdict.answer),
             reason=self._reason(),
-            arms=[*self._profile_arms(), *self.schedule],
+            arms=self._profile_arms(),
             finished=self.finished,
             weak=parts.weak,
             facts={

@@ -49,13 +49,9 @@ def _row(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def bars(profile: Profile) -> list[str]:
-    """Return a picture: a bar for each concurrency, or for each arm that raced."""
-    schedule = [arm for arm in profile.arms if arm.speedup]
-    if len({arm.concurrency for arm in schedule}) > 1:
-        found = [(f"{a.concurrency} at once: {a.name}", a.speedup) for a in schedule]
-    else:
-        rows: Sequence[Mapping[str, Any]] = profile.facts.get("arms", [])
-        found = [(r["arm"], r["verdict"] or r["raced"]) for r in rows if r["raced"]]
+    """Return a picture: a bar for plain decoding and for each arm that raced; `|` is speedup 1."""
+    rows: Sequence[Mapping[str, Any]] = profile.facts.get("arms", [])
+    found = [(r["arm"], r["verdict"] or r["raced"]) for r in rows if r["raced"]]
     wide = max((len(name) for name, _ in found), default=0)
     lines = [f"{'none'.ljust(wide)} {_bar(1.0)} 1.00"] if found else []
     return [

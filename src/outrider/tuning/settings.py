@@ -8,7 +8,7 @@ from typing import Any
 from outrider.bench.settings import Models
 from outrider.bench.settings import Settings as BenchSettings
 from outrider.bench.strategies import parse_strategies
-from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
+from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 
 SHARES = {"facts": 0.10, "record": 0.15, "replay": 0.15, "race": 0.40, "verdict": 0.20}
@@ -28,7 +28,6 @@ class TuneSettings:
         prompts: most prompts of each class; None: all.
         sampling: keywords of `SamplingParams`.
         budget: seconds for everything after the models are loaded.
-        concurrency: requests at once, ascending; 1 is always measured.
         arms: strategies that are raced in any case.
         force: tune although the machine is too busy.
 
@@ -41,14 +40,11 @@ class TuneSettings:
     prompts: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
     budget: float = 600.0
-    concurrency: Sequence[int] = (1,)
     arms: Sequence[str] = ()
     force: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, {"budget": _BUDGET})
-        for count in self.concurrency:
-            AT_LEAST_ONE.check("concurrency", count)
         _ = self.bench  # evaluated for its checks
         for arm in self.arms:
             parse_strategies(arm)
@@ -84,18 +80,3 @@ def parse_budget(text: str) -> float:
     if found is None or not float(found[1]):
         raise OptionError(f"budget is {text!r}", hint="Give a time such as 90s, 10m or 1h")
     return float(found[1]) * _UNITS[found[2] or "s"]
-
-
-def parse_concurrency(text: str) -> tuple[int, ...]:
-    """Read numbers such as `1,4,16`; they ascend, and 1 is among them.
-
-    Raises:
-        OptionError: one is no whole number of at least 1.
-    """
-    try:
-        found = {int(part) for part in text.split(",")}
-    except ValueError:
-        found = {0}
-    if min(found) < 1:
-        raise OptionError(f"concurrency is {text!r}", hint="Give numbers such as 1,4,16")
-    return tuple(sorted({1, *found}))

@@ -85,9 +85,6 @@ class Measurement:
         str,
         option(panel=MEASURE, metavar="TIME", help="Time for the measurement: 90s, 10m, 1h."),
     ] = "10m"
-    concurrency: Annotated[
-        str, option(panel=MEASURE, metavar="N,...", help="Requests at once, such as 1,4,16.")
-    ] = "1"
     arms: Annotated[
         list[str] | None,
         option(
@@ -212,7 +209,7 @@ def _settings(
     models: TunedModels, texts: TunedTexts, runtime: Runtime, measurement: Measurement
 ) -> "TuneSettings":
     from outrider.bench.settings import Models
-    from outrider.tuning.settings import TuneSettings, parse_budget, parse_concurrency
+    from outrider.tuning.settings import TuneSettings, parse_budget
 
     arms = list(measurement.arms or ())
     if measurement.max_changed is not None:
@@ -229,7 +226,6 @@ def _settings(
             "seed": texts.seed,
         },
         budget=parse_budget(measurement.budget),
-        concurrency=parse_concurrency(measurement.concurrency),
         arms=tuple(arms),
         force=measurement.force,
     )
