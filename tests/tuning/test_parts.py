@@ -107,7 +107,7 @@ def test_screening_counts_what_live_decoding_counts(
     opened: OpenModels, recordings: list[Recording]
 ) -> None:
     arm = arm_of(opened, "draft:k=3")
-    sampling = {"max_new_tokens": 24}
+    sampling: dict[str, Any] = {"max_new_tokens": 24}
     found = screen(arm, opened, recordings, FACTS, sampling)
     live = opened.build(arm.named)
     rounds = accepted = drafted = tokens = 0
@@ -127,7 +127,7 @@ def test_a_drafter_is_new_in_each_screening(
 ) -> None:
     """A suffix tree that has written the texts would predict them: none can be handed in."""
     arm = arm_of(opened, "suffix:k=8,n=8")
-    sampling = {"max_new_tokens": 24}
+    sampling: dict[str, Any] = {"max_new_tokens": 24}
     first, second = (screen(arm, opened, recordings, FACTS, sampling) for _ in range(2))
     assert (first.tokens_per_round, first.acceptance) == (
         second.tokens_per_round,

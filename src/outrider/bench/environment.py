@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from outrider.core.machine import cpu_name
+from outrider.kernels.machine import cpu_name
 
 PACKAGES = (
     "outrider",

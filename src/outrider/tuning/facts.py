@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outrider.core.machine import load_average, usable_cores
 from outrider.core.values import JsonValue
+from outrider.kernels.machine import load_average, usable_cores
 from outrider.models.costs import forward_seconds
 from outrider.policies.surface import CostSurface
 from outrider.protocols import LanguageModel

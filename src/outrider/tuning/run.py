@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +12,7 @@ from outrider.bench.journal import Journal
 from outrider.bench.line_up import Progress
 from outrider.bench.models import OpenModels, Tier, find_tiers, open_models
 from outrider.bench.run import identity_of, places_of
-from outrider.bench.workloads import WORKLOADS, Task, read_workloads
+from outrider.bench.workloads import Task, read_workloads
 from outrider.core.errors import OptionError, OutriderError
 from outrider.models.replay import Recording, with_rows
 from outrider.strategy.profile import Profile
@@ -20,7 +22,7 @@ from outrider.tuning.prompts import Parts, split
 from outrider.tuning.race import Entry, Race
 from outrider.tuning.replay_run import MOST, Prediction, kept, screen
 from outrider.tuning.settings import TuneSettings
-from outrider.tuning.space import Arm, Screening, Skipped, adaptive_of, plain_arm, space_of
+from outrider.tuning.space import AUTO, Arm, Screening, Skipped, adaptive_of, plain_arm, space_of
 from outrider.tuning.texts import RECORDED, Texts
 from outrider.tuning.verdict import Trial, Verdict
 
@@ -66,6 +68,7 @@ class Tuning:
     _arms: dict[str, Arm] = field(default_factory=dict[str, Arm])
     _replayed: list[Recording] = field(default_factory=list[Recording])
     _begun: float = 0.0
+    _each: float = 0.0
     _race_until: float = 0.0
 
     def run(self) -> Profile:
@@ -114,8 +117,7 @@ class Tuning:
         """Read the prompts and load the models; return them with the journal and the number of
         prompts that do not fit the window. Raises `OutriderError`."""
         bench = self.settings.bench
-        names = list(self.settings.workloads) or list(WORKLOADS)
-        tasks = read_workloads(names, self.settings.prompts)
+        tasks = read_workloads(bench.workloads, self.settings.prompts)
         tiers = find_tiers(bench.models, self.scratch)
         journal = Journal(self._identity(tiers, tasks), self.folder)
         self.progress(0, 1, "loading models")
@@ -178,14 +180,17 @@ class Tuning:
     def _record(self, texts: Texts, parts: Parts, journal: Journal) -> None:
         """Write plain texts of the search prompts: the record of the replay."""
         until = self.clock() + self.settings.seconds("record")
+        spent: list[float] = []
         for number, place in enumerate(parts.search):
             known = journal.facts.get("recorded")
             late = self.clock() > until if known is None else number >= known
             if number >= _LEAST_RECORDED and late:
                 break
             run = texts.write(texts.plain.name, replace(place, repeat=RECORDED))
+            spent.append(run.seconds)
             recording = Recording(place.token_ids, tuple(int(t) for t in run.token_ids))
             self.recordings.append(with_rows(texts.opened.models["target"], recording))
+        self._each = fmean(spent)
         journal.note("recorded", len(self.recordings))
 
     def _screen(self, opened: OpenModels, journal: Journal) -> list[Arm]:
@@ -232,12 +237,18 @@ class Tuning:
             self._replayed = self._replayed[: max(fewer, _LEAST_REPLAYED)]
 
     def _chosen(self, arms: Sequence[Arm]) -> list[Arm]:
-        """Return the arms of the race: as many as its texts can tell apart."""
-        most = min(max(self._texts_left // _TEXTS_EACH, 2), MOST)
-        chosen = kept(arms, self.predictions, most)
-        firsts = {arm.family: arm for arm in reversed(chosen) if arm.name in self.predictions}
-        more = [adaptive_of(arm) for arm in [*firsts.values()][::-1][:_ADAPTIVE]]
-        return list({arm.name: arm for arm in (*chosen, *more)}.values())
+        """Return the arms of the race: as many as its texts can tell apart, the automatic choice
+        and those that the user names in any case."""
+        most = min(max(self._texts_left // _TEXTS_EACH, 2), MOST + _ADAPTIVE)
+        ranked = kept([arm for arm in arms if arm.name in self.predictions], self.predictions, MOST)
+        firsts = {arm.family: arm for arm in reversed(ranked)}
+        adaptive = [adaptive_of(arm) for arm in [*firsts.values()][::-1][:_ADAPTIVE]]
+        live = [arm for arm in arms if arm.screening is Screening.NONE]
+        named = [arm for arm in live if arm.family == AUTO or arm.name in self.settings.arms]
+        heads = [arm for arm in live if arm not in named]
+        first = [arm for pair in zip_longest(heads[:1], ranked) for arm in pair if arm is not None]
+        order = {arm.name: arm for arm in (*named, *first[:most], *heads, *adaptive)}
+        return [*order.values()][: max(most, len(named) + 1)]
 
     @property
     def _texts_left(self) -> int:
@@ -246,13 +257,6 @@ class Tuning:
         self._race_until = self._begun + settings.budget - settings.seconds("verdict")
         self._race_until = max(self._race_until, self.clock() + settings.seconds("race") / 2)
         return int((self._race_until - self.clock()) / max(self._each, 1e-6))
-
-    @property
-    def _each(self) -> float:
-        """Seconds of a plain text, on average."""
-        assert self.facts is not None
-        tokens = [len(recording.tokens) for recording in self.recordings]
-        return sum(tokens) / len(tokens) * (self.facts.surface.seconds(1) + self.facts.overhead)
 
     def _race(self, texts: Texts, parts: Parts, arms: Sequence[Arm]) -> None:
         self.entries = [Entry(name=arm.name, learns=arm.adaptive) for arm in arms]

@@ -8,6 +8,7 @@ from typing import Any
 from outrider.bench.settings import Models
 from outrider.bench.settings import Settings as BenchSettings
 from outrider.bench.strategies import parse_strategies
+from outrider.bench.workloads import WORKLOADS
 from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 
@@ -52,13 +53,12 @@ class TuneSettings:
     @property
     def bench(self) -> BenchSettings:
         """The same, as settings of a bench."""
-        known = {"workloads": tuple(self.workloads)} if self.workloads else {}
         return BenchSettings(
             models=self.models,
+            workloads=tuple(self.workloads or WORKLOADS),
             prompts=self.prompts or 1 << 20,
             repeats=1,
             sampling=dict(self.sampling),
-            **known,
         )
 
     def seconds(self, part: str) -> float:

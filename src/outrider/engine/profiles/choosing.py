@@ -14,12 +14,12 @@ import torch
 
 from outrider import kernels
 from outrider.core.errors import OptionError, OutriderError, OutriderWarning
-from outrider.core.machine import cpu_name, usable_cores
 from outrider.core.values import JsonValue
 from outrider.core.version import __version__
 from outrider.engine.learners.learning import Learning
 from outrider.engine.options import Models, Reading, Runtime
 from outrider.kernels.compile import hash_of
+from outrider.kernels.machine import cpu_name, usable_cores
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.devices import resolve_device
 from outrider.models.loading import ModelSource, load_model
