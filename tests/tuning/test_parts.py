@@ -68,6 +68,16 @@ def test_an_arm_that_is_named_is_raced(opened: OpenModels) -> None:
     assert plain_arm().named.is_baseline
 
 
+def test_strategies_of_a_bench_follow_no_profile(
+    opened: OpenModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise AssertionError("a profile was looked for")
+
+    monkeypatch.setattr("outrider.engine.profiles.choosing._found", refuse)
+    assert opened.build(space_of(opened).arm("auto").named).profile is None
+
+
 def test_an_adaptive_arm_has_no_lengths() -> None:
     named = Named(name="draft:growth=eagle2,k=4", options={
         "mode": "exact", "drafter": "model", "growth": "eagle2", "num_speculative_tokens": 4

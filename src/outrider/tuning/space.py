@@ -84,7 +84,7 @@ class Space:
 
 def plain_arm() -> Arm:
     """Return undrafted decoding."""
-    return Arm(named=_parsed(BASELINE), family=BASELINE, screening=Screening.NONE)
+    return Arm(named=named_arm(BASELINE), family=BASELINE, screening=Screening.NONE)
 
 
 def space_of(opened: OpenModels, more: Sequence[str] = ()) -> Space:
@@ -110,10 +110,10 @@ def space_of(opened: OpenModels, more: Sequence[str] = ()) -> Space:
             found.arms += _arms(record)
     found.arms += _of_several(opened)
     found.arms.append(
-        Arm(named=_parsed(AUTO), family=AUTO, screening=Screening.NONE, adaptive=True)
+        Arm(named=named_arm(AUTO), family=AUTO, screening=Screening.NONE, adaptive=True)
     )
     for text in more:
-        named = _parsed(text)
+        named = named_arm(text)
         opened.build(named)  # raises where it cannot run
         known = [arm for arm in found.arms if arm.name != named.name]
         family = str(named.options.get("drafter", text))
@@ -150,7 +150,7 @@ def _missing(record: DrafterMethod, opened: OpenModels) -> Skipped | None:
         return _no_model(record, "draft model")
     recipe = "draft" if record.name == "model" else record.name
     try:
-        opened.build(_parsed(f"{recipe}:k=2"))
+        opened.build(named_arm(f"{recipe}:k=2"))
     except OutriderError as error:
         problem = error.problem.partition(": ")[2] or error.problem
         return Skipped(name=record.name, reason=problem, hint=error.hint)
@@ -169,7 +169,7 @@ def _arms(record: DrafterMethod) -> list[Arm]:
         texts = [record.name, *(f"{record.name}:k={k}" for k in (2, 3, 4))]
         return [
             Arm(
-                named=_parsed(text),
+                named=named_arm(text),
                 family=record.name,
                 screening=Screening.NONE,
                 models=1,
@@ -193,7 +193,7 @@ def _arms(record: DrafterMethod) -> list[Arm]:
     close = record.name in ("recycling", "stand")
     return [
         Arm(
-            named=_parsed(text),
+            named=named_arm(text),
             family=record.name,
             screening=Screening.CLOSE if close else Screening.EXACT,
             models=models,
@@ -207,13 +207,13 @@ def _of_several(opened: OpenModels) -> list[Arm]:
     if "draft" not in opened.models:
         return []
     return [
-        Arm(named=_parsed(f"{name}:k={k}"), family=name, models=1)
+        Arm(named=named_arm(f"{name}:k={k}"), family=name, models=1)
         for name in _COPIES_FIRST
         for k in (2, 4, 8)
     ]
 
 
-def _parsed(text: str) -> Named:
-    """Parse one strategy; the baseline is added by the parser and left out here."""
+def named_arm(text: str) -> Named:
+    """Parse the strategy of one arm (the parser adds the baseline). Raises `OptionError`."""
     found = parse_strategies(text)
     return found[0] if text == BASELINE else found[-1]
