@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +28,7 @@ from outrider.tuning.verdict import Trial, Verdict
 
 _LEAST_RECORDED = 2
 _LEAST_REPLAYED = 4
-_TEXTS_EACH = 16
+_TEXTS_EACH = 8
 """Texts of a race for which an arm is worth taking along."""
 _ADAPTIVE = 2
 """Families of which the arm with adaptive lengths races as well."""
@@ -190,7 +190,7 @@ class Tuning:
             spent.append(run.seconds)
             recording = Recording(place.token_ids, tuple(int(t) for t in run.token_ids))
             self.recordings.append(with_rows(texts.opened.models["target"], recording))
-        self._each = fmean(spent)
+        self._each = median(spent)
         journal.note("recorded", len(self.recordings))
 
     def _screen(self, opened: OpenModels, journal: Journal) -> list[Arm]:
@@ -239,7 +239,7 @@ class Tuning:
     def _chosen(self, arms: Sequence[Arm]) -> list[Arm]:
         """Return the arms of the race: as many as its texts can tell apart, the automatic choice
         and those that the user names in any case."""
-        most = min(max(self._texts_left // _TEXTS_EACH, 2), MOST + _ADAPTIVE)
+        most = min(max(self._texts_left // _TEXTS_EACH, 3), MOST + _ADAPTIVE)
         ranked = kept([arm for arm in arms if arm.name in self.predictions], self.predictions, MOST)
         firsts = {arm.family: arm for arm in reversed(ranked)}
         adaptive = [adaptive_of(arm) for arm in [*firsts.values()][::-1][:_ADAPTIVE]]
