@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from outrider.sampling import SamplingParams
     from outrider.sampling.checker import Checker
     from outrider.sampling.constraint import Constraint
-    from outrider.strategy import PyramidConfig, Strategy, pyramid
+    from outrider.strategy import Profile, PyramidConfig, Strategy, pyramid
+    from outrider.tuning.tune import tune
 
 __all__ = [
     "Checker",
@@ -32,6 +33,7 @@ __all__ = [
     "Generator",
     "OutriderError",
     "OutriderWarning",
+    "Profile",
     "Prompt",
     "PyramidConfig",
     "Result",
@@ -42,6 +44,7 @@ __all__ = [
     "generate",
     "load",
     "pyramid",
+    "tune",
 ]
 
 __getattr__ = on_first_use(
@@ -53,6 +56,7 @@ __getattr__ = on_first_use(
         "Generator": "engine.generator",
         "OutriderError": "core.errors",
         "OutriderWarning": "core.errors",
+        "Profile": "strategy",
         "Prompt": "core.types",
         "PyramidConfig": "strategy",
         "Result": "engine.result",
@@ -63,5 +67,6 @@ __getattr__ = on_first_use(
         "generate": "engine.compat",
         "load": "engine.load",
         "pyramid": "strategy",
+        "tune": "tuning.tune",
     },
 )

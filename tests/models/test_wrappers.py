@@ -33,6 +33,7 @@ RUNNERS = {
     "NativeDecoder",
     "StaticDecoder",
     "TabularModel",
+    "ReplayModel",
     "HeadModel",
     "ExitModel",
 } | {

@@ -85,7 +85,7 @@ class OpenModels:
         Raises:
             OptionError: `load` refuses the options; the message names the strategy.
         """
-        options: dict[str, Any] = dict(strategy.options)
+        options: dict[str, Any] = {"profile": "none", **strategy.options}
         tiers = {
             tier: self._given(tier, options.pop(tier, None)) for tier in ("qualifier", "draft")
         }

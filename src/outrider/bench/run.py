@@ -86,17 +86,17 @@ class Bench:
         missing = {n: why for n, r in self.rivals.items() if (why := r.available()) is not None}
         needs_files = True if len(missing) < len(self.rivals) else None
         tiers = find_tiers(settings.models, self.scratch, on_disk=needs_files)
-        journal = Journal(_identity(settings, tiers, tasks), self.folder)
+        journal = Journal(identity_of(settings, tiers, tasks), self.folder)
         progress(0, 1, "loading models")
         opened = open_models(settings.models, tiers)
         if "environment" not in journal.facts:
             journal.note("environment", environment())
-        places, left_out = _places(tasks, opened, settings)
+        places, left_out = places_of(tasks, opened, settings)
         ours = [
             StrategySystem(named.name, partial(opened.build, named), settings.sampling)
             for named in settings.strategies
         ]
-        exactness = {s.name: _exactness(s) for s in ours}
+        exactness = {s.name: exactness_of(s) for s in ours}
         if self.costs and "costs" not in journal.facts:
             progress(0, 1, "cost of a forward")
             journal.note("costs", tier_costs(opened))
@@ -188,7 +188,7 @@ def _write_all(
     progress(done, len(plan), "done")
 
 
-def _places(
+def places_of(
     tasks: Sequence[Task], opened: OpenModels, settings: Settings
 ) -> tuple[list[Place], dict[str, int]]:
     """Encode prompts, and count for each workload those that do not fit the target's window."""
@@ -210,12 +210,13 @@ def _places(
     return places, left_out
 
 
-def _exactness(system: StrategySystem) -> Exactness:
+def exactness_of(system: StrategySystem) -> Exactness:
+    """Return the guarantee of a strategy for the texts of the run."""
     generator = system.generator
     return generator.strategy_for(generator.params(**system.sampling)).exactness
 
 
-def _identity(
+def identity_of(
     settings: Settings, tiers: Mapping[str, Tier], tasks: Sequence[Task]
 ) -> dict[str, Any]:
     """Return the data that must equal those of an earlier run to continue it."""

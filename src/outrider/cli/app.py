@@ -24,6 +24,7 @@ from outrider.cli.commands.methods import methods
 from outrider.cli.commands.serve import serve
 from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
+from outrider.cli.commands.tune import tune
 from outrider.cli.options.groups import grouped
 from outrider.cli.ui import failures, interrupt
 
@@ -39,7 +40,7 @@ class _InOrder(TyperGroup):
 ORDER = (
     *("generate", "chat", "serve", "bench", "methods", "demo"),
     *("summarize", "caption"),
-    *("info", "calibrate", "analyze"),
+    *("tune", "info", "calibrate", "analyze"),
     *("train", "datastore"),
 )
 
@@ -78,6 +79,10 @@ app.command(
     short_help="Summarize files; the model reads the relevant parts.", rich_help_panel=INPUTS
 )(grouped(summarize))
 app.command(short_help="Write a caption for each image.", rich_help_panel=INPUTS)(grouped(caption))
+app.command(
+    short_help="Measure whether drafting pays here, and with which drafter.",
+    rich_help_panel=MEASURE,
+)(grouped(tune))
 app.command(
     short_help="Show the properties of a model and the memory it needs.", rich_help_panel=MEASURE
 )(grouped(info))

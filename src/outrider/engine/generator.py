@@ -32,7 +32,7 @@ from outrider.policies.guard import Guard, Mode, check_mode
 from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
-from outrider.strategy import Strategy
+from outrider.strategy import Profile, Strategy
 
 if TYPE_CHECKING:
     from outrider.engine.particles.posterior import Posterior
@@ -47,7 +47,8 @@ class Generator:
     """Writes text with one strategy.
 
     The caches of the last single request are kept: if the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only the new tokens."""
+    (the next turn of a conversation), every tier reads only the new tokens. `profile` is what
+    `load` has used of `outrider tune`."""
 
     def __init__(
         self,
@@ -63,8 +64,7 @@ class Generator:
         """Build a generator for one strategy.
 
         Args:
-            strategy: a strategy, or a function that returns one for given sampling parameters
-                (calibrated thresholds depend on the warps).
+            strategy: one, or a function of sampling parameters (thresholds depend on the warps).
             tokenizer: needed for text prompts, text results and stop strings.
             defaults: the checkpoint's end tokens and sampling defaults.
             mode: the mode that results report.
@@ -81,6 +81,7 @@ class Generator:
         self.restrictions = Restrictions(
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
+        self.profile: Profile | None = None
         self._kept: Earlier | None = None
         self._guarding: Mode = check_mode(guard)
         self._guard: Guard | None = None
@@ -101,8 +102,7 @@ class Generator:
 
     def guard_of(self, strategy: Strategy) -> Guard | None:
         """Return the guard of all requests, which judges this strategy; None if there is none."""
-        if self._guard is None:
-            self._guard = strategy.guard(self._guarding)
+        self._guard = self._guard or strategy.guard(self._guarding)
         return self._guard
 
     @overload

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError, reject_unknown
@@ -11,12 +12,14 @@ from outrider.engine.generator import Generator
 from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.engine.profiles.choosing import profile_for
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import ModelSource, TokenizerSource, tokenizer_for
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, Learner
+from outrider.strategy.profile import Profile
 from outrider.strategy.recipe import Speculation
 
 
@@ -56,6 +59,7 @@ def load(
     tokenizer: TokenizerSource = None,
     trust_remote_code: bool = False,
     control_tokens: bool = False,
+    profile: str | Path | Profile = "auto",
     **unknown: object,
 ) -> Generator:
     """Load models and build a generator.
@@ -131,6 +135,10 @@ def load(
         trust_remote_code: run Python that comes with a checkpoint.
         control_tokens: read the text of a control token (`<|im_end|>`) in a chat message as that
             token. By default it is plain text, so that a message cannot end its own turn.
+        profile: what `outrider tune` measured: a `Profile`, its file, `none`, or `auto`: one in the
+            cache that was measured for these models, options and this machine. `auto` uses one only
+            if nothing is chosen about drafting: mode, drafter, rule, policy, lengths, `learn`,
+            `selection`, `guidance`, `adapter`. `Generator.profile` is what is used.
         **unknown: refused; the message suggests the nearest name above.
 
     Raises:
@@ -165,24 +173,26 @@ def load(
         calibration=calibration,
         guard=guard,
     )
-    return build(
-        models,
-        speculation,
-        Runtime(
-            dtype=dtype,
-            cache_dtype=cache_dtype,
-            device=device,
-            threads=threads,
-            context_length=context_length,
-        ),
-        Reading(
-            selection=selection,
-            selection_on=selection_on,
-            guidance=guidance,
-            layer_skipping=layer_skipping,
-        ),
-        Learning(learn=learn, learn_folder=learn_folder),
+    runtime = Runtime(
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+        device=device,
+        threads=threads,
+        context_length=context_length,
     )
+    reading = Reading(
+        selection=selection,
+        selection_on=selection_on,
+        guidance=guidance,
+        layer_skipping=layer_skipping,
+    )
+    learning = Learning(learn=learn, learn_folder=learn_folder)
+    used = profile_for(profile, models, speculation, runtime, reading, learning)
+    if used is not None:
+        speculation = replace(speculation, **used.load_options())
+    generator = build(models, speculation, runtime, reading, learning)
+    generator.profile = used
+    return generator
 
 
 def target_tokenizer(target: str | Path) -> Tokenizer:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         PyramidConfig,
         pyramid,
     )
+    from outrider.strategy.profile import Profile
     from outrider.strategy.strategy import Strategy
 
 __getattr__ = on_first_use(
@@ -20,6 +21,7 @@ __getattr__ = on_first_use(
         "DEFAULT_THRESHOLD_QUALIFIER": "modes",
         "DEFAULT_THRESHOLD_TARGET": "modes",
         "MODES": "catalogue",
+        "Profile": "profile",
         "PyramidConfig": "modes",
         "Strategy": "strategy",
         "pyramid": "modes",
@@ -30,6 +32,7 @@ __all__ = [
     "DEFAULT_THRESHOLD_QUALIFIER",
     "DEFAULT_THRESHOLD_TARGET",
     "MODES",
+    "Profile",
     "PyramidConfig",
     "Strategy",
     "pyramid",

@@ -14,7 +14,7 @@ from outrider.bench.serve.figures import Objective, figures
 from outrider.bench.serve.http import Address
 from outrider.bench.serve.load import Answer, Job, closed_loop, open_loop, poisson
 from outrider.bench.serve.run import summary
-from outrider.cli.commands.bench_serve import _shown
+from outrider.cli.commands.benches.serve import _shown
 from outrider.core.errors import OptionError
 
 EVENTS = [

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from outrider.cli.commands.bench_serve import serve
 from outrider.cli.commands.benches.compare import compare
 from outrider.cli.commands.benches.constraints import constraints
+from outrider.cli.commands.benches.serve import serve
 from outrider.cli.commands.verify_cost import verify_cost
 from outrider.cli.options.bench_options import (
     Costs,

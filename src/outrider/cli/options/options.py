@@ -278,6 +278,15 @@ class Speculation:
         Path | None,
         option(panel="Speculation", help="File written by `outrider calibrate`.", metavar="FILE"),
     ] = None
+    profile: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            help="What `outrider tune` measured: a file, or none. Default: the newest profile that "
+            "matches the models and this machine, if nothing is chosen about drafting.",
+            metavar="FILE|none",
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return keywords of `load`; thresholds stay text, which is parsed with the calibration."""

@@ -1,0 +1,293 @@
+"""`outrider tune`: measures whether drafting pays here, and keeps the answer for `load`."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.options.groups import given_fields
+from outrider.cli.options.numbers import share
+from outrider.cli.options.options import Runtime, option
+from outrider.cli.ui.render import Screen, print_json
+from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from outrider.bench.line_up import Progress
+    from outrider.strategy import Profile
+    from outrider.tuning.settings import TuneSettings
+
+MODELS, TEXTS, MEASURE, OUTPUT = "Models", "Texts", "Measurement", "Output"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedModels:
+    """Options that name the models."""
+
+    target: Annotated[
+        str, option(panel=MODELS, help="A family, a known model (smollm2), a folder or a hub name.")
+    ] = "tiny"
+    qualifier: Annotated[
+        str | None,
+        option(panel=MODELS, help="The middle model; 'none' leaves out that of a family."),
+    ] = None
+    draft: Annotated[
+        str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
+    ] = None
+    cost_scale: Annotated[
+        str | None,
+        option(
+            panel=MODELS,
+            metavar="30M|x4",
+            help="Scale the cost of the target to this many parameters, without changing its "
+            "outputs. The profile is kept with --out only.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedTexts:
+    """Options for the texts that are written."""
+
+    prompts: Annotated[
+        list[str] | None,
+        option(
+            panel=TEXTS,
+            metavar="FILE",
+            help="Your prompts: JSON lines with prompt, text, messages or turns, as in `outrider "
+            "bench`; repeatable. At least 24, better 96. Default: the shipped workloads.",
+        ),
+    ] = None
+    limit: Annotated[int | None, option(panel=TEXTS, help="Most prompts of each class.", min=1)] = (
+        None
+    )
+    max_new_tokens: Annotated[
+        int, option(panel=TEXTS, help="Tokens of each text: give the length that you need.", min=1)
+    ] = 64
+    temperature: Annotated[
+        float, option(panel=TEXTS, help="0, the default, chooses the best token.")
+    ] = 0.0
+    top_p: Annotated[
+        float, option(panel=TEXTS, help="Keep the best tokens with this probability mass.")
+    ] = 1.0
+    seed: Annotated[int, option(panel=TEXTS, help="Seed of every text.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """Options for how it is measured."""
+
+    budget: Annotated[
+        str,
+        option(panel=MEASURE, metavar="TIME", help="Time for the measurement: 90s, 10m, 1h."),
+    ] = "10m"
+    arms: Annotated[
+        list[str] | None,
+        option(
+            panel=MEASURE,
+            metavar="NAME",
+            help="A strategy that is compared in any case, as `outrider bench` names it: "
+            "swift, draft:k=5; repeatable.",
+        ),
+    ] = None
+    max_changed: Annotated[
+        str | None,
+        option(
+            panel=MEASURE,
+            metavar="SHARE",
+            help="Compare mode fuzzy too, with at most this share of changed tokens, such as 2%. "
+            "Its profile is used only where it is named.",
+        ),
+    ] = None
+    force: Annotated[
+        bool,
+        option("--force", panel=MEASURE, help="Measure although other programs disturb it."),
+    ] = False
+    work: Annotated[
+        Path | None,
+        option(
+            panel=MEASURE,
+            metavar="DIR",
+            help="Keep all texts here. Without it they are kept in the cache until the tuning "
+            "has finished; the same command continues an interrupted one.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneOutput:
+    """Options for the profile and what is printed."""
+
+    out: Annotated[
+        Path | None,
+        option(
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Write the profile here. Default: in the cache, where `load` and the other "
+            "commands find it.",
+        ),
+    ] = None
+    show: Annotated[
+        Path | None,
+        option("--show", panel=OUTPUT, metavar="FILE", help="Show a profile; measure nothing."),
+    ] = None
+    explain: Annotated[
+        bool, option("--explain", panel=OUTPUT, help="Also list all arms and what was left out.")
+    ] = False
+    check: Annotated[
+        Path | None,
+        option(
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Measure on 10 prompts whether a profile is still true; exit with 1 if not.",
+        ),
+    ] = None
+    json: Annotated[
+        bool, option("--json", panel=OUTPUT, help="Print one JSON object, the profile.")
+    ] = False
+
+
+def tune(
+    models: TunedModels,
+    texts: TunedTexts,
+    runtime: Runtime,
+    measurement: Measurement,
+    output: TuneOutput,
+) -> None:
+    """Measure whether drafting pays here: with which drafter, or not at all.
+
+    All drafters are compared on the first part of the prompts: by replay of
+    recorded texts, then the best ones by the clock, side by side. The winner is
+    judged on the other part. The answer is kept as a profile, and `load`,
+    `generate` and `serve` follow it for these models on this machine.
+
+    For example:
+
+      outrider tune
+      outrider tune --target ./big --draft ./small --prompts mine.jsonl --budget 10m
+      outrider tune --target smollm2 --prompts question.jsonl --out smollm2.json
+      outrider tune --show smollm2.json --explain
+      outrider serve --target smollm2 --profile smollm2.json
+    """
+    screen = Screen()
+    if output.show is not None:
+        from outrider.strategy import Profile
+
+        _print(Profile.load(output.show), output, screen)
+        return
+    settings = _settings(models, texts, runtime, measurement)
+    if output.check is not None:
+        _check(output.check, settings, screen)
+        return
+    _check_out(output.out)
+    from outrider.tuning.settings import SHARES
+    from outrider.tuning.tune import run_tuning
+
+    parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
+    screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
+    with _progress(screen) as progress:
+        profile = run_tuning(
+            settings,
+            command=shlex.join(["outrider", *sys.argv[1:]]),
+            folder=measurement.work,
+            progress=progress,
+            note=screen.note,
+        )
+    kept = output.out is not None or not models.cost_scale
+    file = profile.save(output.out) if kept else None
+    _print(profile, output, screen)
+    if not profile.finished:
+        screen.note("stopped; the same command continues the measurement")
+    screen.note("the profile is not kept (--cost-scale)" if file is None else f"profile: {file}")
+
+
+def _settings(
+    models: TunedModels, texts: TunedTexts, runtime: Runtime, measurement: Measurement
+) -> "TuneSettings":
+    from outrider.bench.settings import Models
+    from outrider.tuning.settings import TuneSettings, parse_budget
+
+    arms = list(measurement.arms or ())
+    if measurement.max_changed is not None:
+        most = share("max_changed", measurement.max_changed)
+        arms.append(f"fuzzy:max_changed={most:g}")
+    return TuneSettings(
+        models=Models(**(given_fields(models) | given_fields(runtime))),
+        workloads=tuple(texts.prompts or ()),
+        prompts=texts.limit,
+        sampling={
+            "max_new_tokens": texts.max_new_tokens,
+            "temperature": texts.temperature,
+            "top_p": texts.top_p,
+            "seed": texts.seed,
+        },
+        budget=parse_budget(measurement.budget),
+        arms=tuple(arms),
+        force=measurement.force,
+    )
+
+
+def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
+    from outrider.tuning import report
+
+    if output.json:
+        print_json(profile.to_dict())
+        return
+    screen.out.print(report.sentence(profile), style="bold", markup=False, soft_wrap=True)
+    for line in report.notes(profile):
+        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if rows := report.table(profile, 1 << 10 if output.explain else 12):
+        screen.table("Speedup over plain decoding, with 95 % intervals", rows)
+    for line in report.bars(profile):
+        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if output.explain:
+        for line in report.skipped(profile):
+            screen.out.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
+    """Check a profile; exit with 1 if it is no longer true."""
+    from outrider.strategy import Profile
+    from outrider.tuning.tune import check
+
+    profile = Profile.load(file)
+    with _progress(screen) as progress:
+        holds, speedup = check(profile, settings, progress)
+    found = "nothing was measured" if speedup is None else f"speedup {speedup}"
+    screen.out.print(
+        f"The profile ({profile.verdict}) {'holds' if holds else 'is no longer true'}: {found}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not holds:
+        screen.note(f"measure again: {profile.command}")
+        raise typer.Exit(1)
+
+
+def _check_out(out: Path | None) -> None:
+    """Check before the measurement that the profile can be written."""
+    if out is None:
+        return
+    if not out.absolute().parent.is_dir():
+        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
+    if out.is_dir():
+        raise OptionError(f"{out} is a folder", hint="Give a file for --out")
+
+
+@contextmanager
+def _progress(screen: Screen) -> "Iterator[Progress]":
+    """Context manager: a function that moves a progress bar on standard error."""
+    from rich.progress import Progress
+
+    with Progress(console=screen.err, transient=True, disable=not screen.err.is_terminal) as bar:
+        task: Any = bar.add_task("checking", total=None)
+
+        def tell(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield tell

@@ -1,0 +1,1 @@
+"""Profiles of `outrider tune`, as `load` uses them."""

@@ -1,0 +1,1 @@
+"""`outrider tune`: measured answers to whether drafting pays for a model, a machine and prompts."""

@@ -1,0 +1,170 @@
+"""`outrider.tune`: measures whether drafting pays, and returns the profile."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from outrider.bench.line_up import Progress
+from outrider.bench.settings import Models, fingerprint
+from outrider.core.errors import OptionError
+from outrider.kernels.cache import cache_folder
+from outrider.strategy.profile import DRAFT, Profile
+from outrider.tuning.intervals import Speedup
+from outrider.tuning.run import Tuning
+from outrider.tuning.settings import TuneSettings, parse_budget
+from outrider.tuning.space import space_of
+from outrider.tuning.verdict import LEAST, Trial
+
+CHECKED = 10
+"""Prompts of a check."""
+
+
+def tune(
+    target: str | Path = "tiny",
+    *,
+    prompts: str | Path | Sequence[str | Path] | None = None,
+    qualifier: str | None = None,
+    draft: str | None = None,
+    dtype: str = "auto",
+    cache_dtype: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    budget: float | str = "10m",
+    limit: int | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 1,
+    arms: Sequence[str] = (),
+    force: bool = False,
+    save: bool = True,
+) -> Profile:
+    """Measure whether drafting pays for a model on this machine, and with which drafter.
+
+    Args:
+        target: a family, a known model, a folder or a hub name.
+        prompts: files of prompts (JSON lines, as in `outrider bench`); None: the shipped ones.
+        qualifier: the middle model, as in `load`.
+        draft: the draft model, as in `load`.
+        dtype: as in `load`.
+        cache_dtype: as in `load`.
+        device: as in `load`.
+        threads: as in `load`.
+        budget: seconds, or a time such as `10m`, without loading the models.
+        limit: most prompts of each class.
+        max_new_tokens: tokens of each text: give the length that you need.
+        temperature: as in `generate`.
+        seed: as in `generate`.
+        arms: strategies that are compared in any case, as `outrider bench` names them.
+        force: measure although other programs disturb it.
+        save: write the profile where `load` finds it.
+
+    Raises:
+        OutriderError: an option is invalid, a model cannot run, or the machine is too busy.
+    """
+    given = [prompts] if isinstance(prompts, str | Path) else list(prompts or ())
+    settings = TuneSettings(
+        models=Models(
+            target=str(target),
+            qualifier=qualifier,
+            draft=draft,
+            dtype=dtype,
+            cache_dtype=cache_dtype,
+            device=device,
+            threads=threads,
+        ),
+        workloads=tuple(str(file) for file in given),
+        prompts=limit,
+        sampling={"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed},
+        budget=parse_budget(budget) if isinstance(budget, str) else budget,
+        arms=tuple(arms),
+        force=force,
+    )
+    profile = run_tuning(settings)
+    if save:
+        profile.save()
+    return profile
+
+
+def run_tuning(
+    settings: TuneSettings,
+    *,
+    command: str = "outrider tune",
+    folder: Path | None = None,
+    progress: Progress = lambda done, total, what: None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Profile:
+    """Run a tuning, or continue one that was interrupted.
+
+    Args:
+        settings: what to tune.
+        command: the command that measures again.
+        folder: folder of the journal; None: one in the cache, which is removed at the end.
+        progress: told `(done, total, step)`.
+        note: told the plan, line by line.
+    """
+    work = folder or cache_folder() / "tunings" / fingerprint(settings.to_dict())
+    with tempfile.TemporaryDirectory(prefix="outrider-tune-") as scratch:
+        tuning = Tuning(
+            settings=settings,
+            command=command,
+            folder=work,
+            scratch=Path(scratch) if folder is None else folder / "models",
+            progress=progress,
+            note=note,
+        )
+        profile = tuning.run()
+    if folder is None and profile.finished:
+        with suppress(OSError):
+            shutil.rmtree(work)
+    return profile
+
+
+def check(
+    profile: Profile,
+    settings: TuneSettings,
+    progress: Progress = lambda done, total, what: None,
+) -> tuple[bool, Speedup | None]:
+    """Measure on a few prompts whether a profile is still true.
+
+    Returns whether it is, and the speedup of its arm. `draft` is no longer true if the upper bound
+    of the speedup is below 3 %; the other verdicts are, if its lower bound is above that for the
+    best arm.
+
+    Raises:
+        OptionError: the profile names no arm.
+    """
+    named = profile.arm()
+    name = named.name if profile.verdict == DRAFT and named is not None else _best(profile)
+    with tempfile.TemporaryDirectory(prefix="outrider-tune-") as scratch:
+        tuning = Tuning(
+            settings=replace(settings, arms=(name,)), scratch=Path(scratch), progress=progress
+        )
+        opened, journal, _ = tuning.open()
+        texts = tuning.texts(opened, journal)
+        [arm] = [a for a in space_of(opened, [name]).arms if a.name == name]
+        texts.arms[name] = arm
+        assert tuning.parts is not None
+        places = tuning.parts.verdict[:CHECKED]
+        found = Trial(
+            winner=name,
+            runner_up=None,
+            plain=texts.plain.name,
+            prompts=[place.workload for place in places],
+            write=texts.writer(places),
+            looks=(len(places),),
+        ).run()
+    speedup = found.speedup
+    if speedup is None:
+        return True, None
+    holds = speedup.high >= LEAST if profile.verdict == DRAFT else speedup.low <= LEAST
+    return holds, speedup
+
+
+def _best(profile: Profile) -> str:
+    rows = profile.facts.get("arms") or []
+    if not rows:
+        raise OptionError("the profile names no arm", hint="Run `outrider tune`")
+    return str(rows[0]["arm"])
