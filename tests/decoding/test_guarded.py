@@ -198,7 +198,7 @@ def test_a_drafter_that_raises_changes_no_text(
 
 
 def test_after_three_errors_nothing_is_drafted() -> None:
-    guard, drafter = Guard(), Failing(after=0)
+    guard, drafter = Guard(judges=False), Failing(after=0)  # no rounds are undrafted by the clock
     for number in range(5):
         session = Session(replace(stage(FAMILY.target, drafter), policy=Always()), guard)
         text = generation((1, 2, 3), max_new_tokens=8)
