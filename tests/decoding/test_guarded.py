@@ -57,7 +57,9 @@ def guarded(drafter: Drafter, guard: Guard | None, **options: Any) -> list[Gener
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("drafter", [MODEL, TokenRecycling(), Pearl(drafter=MODEL)], ids=str)
+@pytest.mark.parametrize(
+    "drafter", [MODEL, TokenRecycling(), Pearl(drafter=MODEL)], ids=["model", "recycling", "pearl"]
+)
 def test_whatever_the_guard_decides_the_text_is_that_of_undrafted_decoding(
     drafter: Drafter, temperature: float
 ) -> None:

@@ -16,7 +16,8 @@ from outrider.models.heads.chimera.config import OUT, squares_of
 from outrider.models.heads.chimera.module import ChimeraModule
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.writing import write_head
-from outrider.training.heads import chimera, start, unroll
+from outrider.training.heads import start, unroll
+from outrider.training.heads.kinds import chimera
 from outrider.training.heads.kinds.chimera import chimera_loss, fit_chimera, fresh_chimera
 from outrider.training.heads.start import Teacher
 from outrider.training.heads.unroll import Texts
