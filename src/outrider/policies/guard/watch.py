@@ -145,6 +145,12 @@ class Watch:
                 return False
 
     @property
+    def drafts_unmeasured(self) -> bool:
+        """Whether a round that is not noted may draft: nothing is undrafted for a comparison there,
+        and no trial goes on."""
+        return self.state is not State.OFF and self._affordable
+
+    @property
     def _affordable(self) -> bool:
         """Whether an epoch may begin: losses of the first one must fit the allowance."""
         return self._epochs > 0 or not self._overdrawn
