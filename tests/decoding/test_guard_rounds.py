@@ -12,8 +12,8 @@ from outrider.decoding import Session, generate
 from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter
 from outrider.policies.guard import Guard, Mode
+from outrider.policies.guard.phase import Phase
 from outrider.policies.guard.report import State
-from outrider.policies.guard.watch import Phase
 from outrider.protocols import Drafter
 from tests.constraints.automaton import Automaton
 from tests.exactness.setups.rigs import generation, outputs, run, stage, tabular_family
@@ -44,7 +44,9 @@ class Noting(Guard):
     measured: list[bool] = field(default_factory=list[bool])
     noted: int = 0
 
-    def drafts(self, batch: int, kind: Callable[[], str], measured: bool = True) -> bool:
+    def drafts(
+        self, batch: int, kind: Callable[[], str], measured: bool = True, context: float = 0.0
+    ) -> bool:
         self.measured.append(measured)
         return self.allows
 

@@ -43,7 +43,7 @@ class Always:
 class Random(Guard):
     """Lets rounds draft at random."""
 
-    def drafts(self, batch: int, kind: Any, measured: bool = True) -> bool:
+    def drafts(self, batch: int, kind: Any, *args: Any) -> bool:
         kind()
         return bool(np.random.default_rng(self._rounds).random() < 0.5)
 

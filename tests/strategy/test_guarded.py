@@ -27,7 +27,7 @@ def tiny() -> Generator:
 class Random(Guard):
     """Lets rounds draft at random."""
 
-    def drafts(self, batch: int, kind: Any, measured: bool = True) -> bool:
+    def drafts(self, batch: int, kind: Any, *args: Any) -> bool:
         return bool(np.random.default_rng(self._rounds).random() < 0.5)
 
 

@@ -279,7 +279,9 @@ class Session:
             return None
 
         def may_draft(forced: bool) -> bool:
-            return guard.drafts(len(active), lambda: kind_of(active), not (apart or forced))
+            tokens = sum(len(g.request.prompt) + len(g.output) for g in active)
+            context, measured = tokens / len(active), not (apart or forced)
+            return guard.drafts(len(active), lambda: kind_of(active), measured, context)
 
         return may_draft
 

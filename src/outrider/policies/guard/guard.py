@@ -56,7 +56,9 @@ class Guard:
     _rounds: int = 0
     _batch: int = 1
 
-    def drafts(self, batch: int, kind: Callable[[], str], measured: bool = True) -> bool:
+    def drafts(
+        self, batch: int, kind: Callable[[], str], measured: bool = True, context: float = 0.0
+    ) -> bool:
         """Whether the next round may draft.
 
         Args:
@@ -65,6 +67,7 @@ class Guard:
                 called while drafting is off.
             measured: whether `note` is called after the round. Rounds that are not measured are
                 never undrafted for a comparison.
+            context: tokens of a request, in the mean.
         """
         self._batch = batch
         if self._failed:
@@ -72,7 +75,7 @@ class Guard:
         if not self.judges:
             return True
         watch = self._watch(batch)
-        return watch.drafts(kind, self._rounds) if measured else watch.drafts_unmeasured
+        return watch.drafts(kind, self._rounds, context) if measured else watch.drafts_unmeasured
 
     def note(self, batch: int, asked: bool, seconds: float, tokens: float) -> None:
         """Add a round that read no prompts, and in which no grammar gave tokens.
