@@ -39,8 +39,8 @@ class Guard:
 
     Attributes:
         mode: `on` switches drafting off where it loses, `warn` only says so.
-        judges: whether budgets may change: the policy is adaptive and the rule is `Match`. Else
-            only errors of the drafter are handled.
+        judges: whether budgets may change: the policy is adaptive, the rule is `Match`, and nothing
+            learns from the drafts. Else only errors of the drafter are handled.
         switches: number of switches, by state and cause.
         errors: errors of the drafter so far.
     """
