@@ -66,6 +66,7 @@ class Machine:
     kind: Callable[[int], str] = lambda n: "greedy"
     asks: Callable[[int], bool] = lambda n: True
     slower: Callable[[int], float] = lambda n: 1.0
+    context: Callable[[int], float] = lambda n: 0.0
     seed: int = 0
     seconds: list[float] = field(default_factory=lambda: [0.0])
     tokens: list[float] = field(default_factory=lambda: [0.0])
@@ -86,7 +87,7 @@ class Machine:
     def step(self, n: int) -> None:
         """Run round number n."""
         batch, before = self.batch(n), sum(self.guard.switches.values())
-        allowed = self.guard.drafts(batch, lambda: self.kind(n))
+        allowed = self.guard.drafts(batch, lambda: self.kind(n), context=self.context(n))
         asked = allowed and self.asks(n)
         spent, tokens = self.make(n, self.rng) if asked else (1.0, 1.0)
         if asked:

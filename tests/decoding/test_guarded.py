@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from outrider.core.counters import Counters
-from outrider.core.types import Budget, Draft
+from outrider.core.types import Budget, Draft, as_ids
 from outrider.decoding import Session, generate
 from outrider.decoding.generation import Generation
 from outrider.decoding.session import kind_of
@@ -43,7 +43,7 @@ class Always:
 class Random(Guard):
     """Lets rounds draft at random."""
 
-    def drafts(self, batch: int, kind: Any) -> bool:
+    def drafts(self, batch: int, kind: Any, *args: Any) -> bool:
         kind()
         return bool(np.random.default_rng(self._rounds).random() < 0.5)
 
@@ -242,6 +242,30 @@ def test_an_error_of_work_beside_the_forward_ends_drafting() -> None:
     assert guard.errors == 1
     with pytest.raises(ZeroDivisionError):
         guarded(Beside(model=FAMILY.draft), None, temperature=0.9)
+
+
+MALFORMED: dict[str, list[Draft]] = {
+    "too few": [],
+    "forward": [Draft(tokens=as_ids((5, 6)), parents=as_ids((1, -1)), sources=("x",) * 2)],
+    "itself": [Draft(tokens=as_ids((5,)), parents=as_ids((0,)), sources=("x",))],
+    "before": [Draft(tokens=as_ids((5,)), parents=as_ids((-2,)), sources=("x",))],
+    "parents": [Draft(tokens=as_ids((5, 6)), parents=as_ids((-1,)), sources=("x",) * 2)],
+    "floats": [Draft(tokens=np.array([1.5]), parents=as_ids((-1,)), sources=("x",))],
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_draft_is_an_error_of_the_drafter(name: str) -> None:
+    class Malformed(ModelDrafter):
+        def propose(self, states: Sequence, *args: Any) -> list[Draft]:
+            return MALFORMED[name] * len(states)
+
+    plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, temperature=0.9)
+    guard = Guard(judges=False)
+    found = guarded(Malformed(model=FAMILY.draft), guard, temperature=0.9)
+    assert outputs(found) == outputs(plain) and guard.errors == 1
+    with pytest.raises(ValueError):
+        guarded(Malformed(model=FAMILY.draft), None, temperature=0.9)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

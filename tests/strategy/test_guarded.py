@@ -1,5 +1,7 @@
 """The option `guard` of `load`, and what results say about it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,26 @@ def tiny() -> Generator:
     return outrider.load("tiny", threads=1)
 
 
+@dataclass
+class Learns:
+    """A learner that learns nothing."""
+
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def observe(self, *args: Any) -> None:
+        """Look at nothing."""
+
+    def note(self, request: Any) -> None:
+        """Keep nothing."""
+
+    def swap(self) -> None:
+        """Change nothing."""
+
+
 class Random(Guard):
     """Lets rounds draft at random."""
 
-    def drafts(self, batch: int, kind: Any) -> bool:
+    def drafts(self, batch: int, kind: Any, *args: Any) -> bool:
         return bool(np.random.default_rng(self._rounds).random() < 0.5)
 
 
@@ -88,6 +106,8 @@ def test_only_adaptive_budgets_under_match_are_changed(tiny: Generator) -> None:
         "sampled": False,
     }
     assert Strategy(target=target, drafter=NoDrafter()).guard("on") is None
+    learning = replace(adaptive, learner=Learns()).guard("on")
+    assert learning is not None and not learning.judges, "it learns from drafts"
     assert adaptive.guard("off") is None
     warns = adaptive.guard("warn")
     assert warns is not None and warns.mode == "warn"

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from outrider.core.counters import Counters
+from outrider.core.tree import check_parents
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified
 from outrider.decoding.wrapping import WrappedDrafter
 from outrider.policies.guard import Guard
@@ -75,8 +76,8 @@ class Deferred(WrappedDrafter):
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """Propose one draft per request, none after an error. The seconds spent on `begin` are
-        stored in `Draft.once`."""
+        """Propose one draft per request, none after an error, such as a malformed draft. The
+        seconds spent on `begin` are stored in `Draft.once`."""
         try:
             return self._propose(states, tails, budgets)
         except Exception as error:
@@ -92,6 +93,7 @@ class Deferred(WrappedDrafter):
         once = self._begin([state for state in states if not state.begun])
         self._settle(states)
         drafts = self.drafter.propose([state.inner for state in states], tails, budgets)
+        _check(drafts, len(states))
         if not once:
             return drafts
         return [replace(draft, once=draft.once + once / len(drafts)) for draft in drafts]
@@ -159,6 +161,20 @@ class Deferred(WrappedDrafter):
         for state, own in zip(states, inner, strict=True):
             state.inner, state.begun = own, True
         return perf_counter() - started
+
+
+def _check(drafts: Sequence[Draft], count: int) -> None:
+    """Raise `ValueError` unless these are `count` drafts whose parents come before children."""
+    if len(drafts) != count:
+        raise ValueError(f"the drafter made {len(drafts)} drafts for {count} requests")
+    for draft in drafts:
+        if len(draft.tokens) != len(draft.parents):
+            raise ValueError(
+                f"a draft has {len(draft.tokens)} tokens and {len(draft.parents)} parents"
+            )
+        if draft.tokens.dtype.kind not in "iu":
+            raise ValueError(f"a draft has tokens of type {draft.tokens.dtype}, not integers")
+        check_parents(draft.parents)
 
 
 def _joined(parts: Sequence[IntArray]) -> IntArray:

@@ -6,7 +6,7 @@ so a three-model pyramid is one level of nesting. Plain decoding is the same loo
 that proposes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from outrider.core.errors import LogitsError
@@ -29,6 +29,7 @@ def run_round(
     limits: Sequence[int],
     reading: Sequence[Cache] = (),
     draft_rows: ReadingRows | None = None,
+    may_draft: Callable[[bool], bool] | None = None,
 ) -> Round:
     """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
@@ -38,9 +39,11 @@ def run_round(
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
+        may_draft: says whether the drafter may propose, told whether a grammar gives tokens to any
+            request, which it does in any case; None: it may.
     """
     refresh(stage, sequences)
-    budgets, work = budgets_of(stage, sequences, limits, draft_rows)
+    budgets, work = budgets_of(stage, sequences, limits, draft_rows, may_draft)
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")

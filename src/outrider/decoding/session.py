@@ -1,6 +1,6 @@
 """Sessions: requests join and leave between rounds. `generate` runs a session over a fixed list."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -174,10 +174,11 @@ class Session:
         limits = [g.remaining - 1 for g in active]
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
-        if self.guard is not None and not self.guard.drafts(len(active), lambda: kind_of(active)):
-            limits = [0] * len(active)
+        apart = bool(reading or selects)  # from the rounds that the guard compares
         rows = None if draft_rows is None else ReadingRows(draft_rows)
-        result = run_round(self.stage, sequences, limits, [part.cache for part in reading], rows)
+        caches = [part.cache for part in reading]
+        may_draft = self._asking(active, apart)
+        result = run_round(self.stage, sequences, limits, caches, rows, may_draft)
         self.seconds, self.drafted = result.seconds, sum(map(len, result.drafts))
         if rows is not None and draft_rows is not None:
             self.drafts_read, self.drafts_wait = draft_rows - rows.left, rows.short
@@ -190,7 +191,7 @@ class Session:
             sequence.cache.commit(tokens)
         self._drafter.commit([sequence.drafting for sequence in sequences], kept)
         self._drafter.settle([g.open_sequence.drafting for g in active if not g.running])
-        if self.guard is not None and not (reading or selects):
+        if self.guard is not None and not (apart or result.forced):
             seconds = perf_counter() - begun - result.once
             self.guard.note(len(active), result.asked, seconds, sum(map(len, kept)))
         self._join_read()
@@ -265,6 +266,24 @@ class Session:
         drafter = self.stage.drafter
         assert isinstance(drafter, Deferred)
         return drafter
+
+    def _asking(self, active: Sequence[Generation], apart: bool) -> Callable[[bool], bool] | None:
+        """Return a function that asks the guard whether this round may draft; None without one.
+
+        Args:
+            active: requests of the round.
+            apart: whether the round is not compared with others, whatever a grammar forces.
+        """
+        guard = self.guard
+        if guard is None:
+            return None
+
+        def may_draft(forced: bool) -> bool:
+            tokens = sum(len(g.request.prompt) + len(g.output) for g in active)
+            context, measured = tokens / len(active), not (apart or forced)
+            return guard.drafts(len(active), lambda: kind_of(active), measured, context)
+
+        return may_draft
 
     def _open(self, generations: Sequence[Generation], previous: Sequence[Earlier | None]) -> None:
         """Read prompts immediately, including the output of resumed requests."""

@@ -109,6 +109,11 @@ class Round:
         return any(budget.depth and not budget.forced for budget in self.budgets)
 
     @property
+    def forced(self) -> bool:
+        """Whether a grammar gave tokens, which says nothing about the drafter."""
+        return any(budget.forced for budget in self.budgets)
+
+    @property
     def once(self) -> float:
         """Seconds in which drafters read prompts."""
         return sum(draft.once for draft in self.drafts)

@@ -21,6 +21,7 @@ def budgets_of(
     sequences: Sequence[SequenceState],
     limits: Sequence[int],
     draft_rows: ReadingRows | None = None,
+    may_draft: Callable[[bool], bool] | None = None,
 ) -> tuple[list[Budget], list[Work]]:
     """Return the draft budget of each sequence, and an empty list to which drafters add work that
     runs while the verifier computes (`Budget.meanwhile`).
@@ -30,12 +31,19 @@ def budgets_of(
         sequences: the requests that share a forward.
         limits: the maximum depth of their drafts.
         draft_rows: what draft models may read of texts; None: all.
+        may_draft: says whether the drafter may propose, told whether a grammar gives tokens; None:
+            it may. It changes no tokens of a grammar.
     """
     work: list[Work] = []
+    reaches = [_reach(stage, *pair) for pair in zip(sequences, limits, strict=True)]
     budgets = [
-        _budget(stage, sequence, limit, len(sequences))
-        for sequence, limit in zip(sequences, limits, strict=True)
+        with_forced(Budget.chain(0), stage, *pair) for pair in zip(sequences, reaches, strict=True)
     ]
+    if may_draft is None or may_draft(any(budget.forced for budget in budgets)):
+        budgets = [
+            replace(_budget(stage, *pair, len(sequences)), forced=budget.forced)
+            for *pair, budget in zip(sequences, reaches, budgets, strict=True)
+        ]
     add = _adding(work, stage, sequences)
     given = [
         replace(budget, meanwhile=add, reading=draft_rows) if budget.depth else budget
@@ -64,23 +72,28 @@ def _adding(
     return add
 
 
-def _budget(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
-    """Return the draft budget for `sequence`; `batch` is the number of requests that share its
-    forward.
+def _reach(stage: Stage, sequence: SequenceState, limit: int) -> int:
+    """Return the maximum depth of a draft, of the drafter or of a grammar.
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
     takes effect with the next commit. Logits processors that may keep a state need a rule that
     visits each position once, in order.
     """
-    if limit < 1 or sequence.off is not None:
-        return Budget.chain(0)
+    if limit < 1:
+        return 0
     if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
-        limit = 0  # the rule may visit a position twice, or on several branches
+        return 0  # the rule may visit a position twice, or on several branches
     horizon = sequence.cache.horizon if stage.tier == 0 else None
-    reach = limit if horizon is None else min(limit, horizon - 1)
-    budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
-    return with_forced(budget, stage, sequence, reach)
+    return limit if horizon is None else min(limit, horizon - 1)
+
+
+def _budget(stage: Stage, sequence: SequenceState, reach: int, batch: int) -> Budget:
+    """Return the draft budget for `sequence`; `batch` is the number of requests that share its
+    forward."""
+    if reach < 1 or sequence.off is not None:
+        return Budget.chain(0)
+    return stage.policy.budget(sequence.counters, batch).clipped(reach)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

@@ -101,12 +101,13 @@ class Strategy:
 
         It changes budgets only where this cannot change the text: under `Match`, and where the
         policy adapts them anyway. Fixed lengths are what the user asked for, and under other rules
-        equal seeds must give equal texts however fast the machine is.
+        equal seeds must give equal texts however fast the machine is. A learner must see drafts to
+        make them better, so that none are switched off while there is one.
         """
         if mode == "off" or not self.drafts:
             return None
-        judges = self.policy.adaptive and self.rule.exactness is Exactness.IDENTICAL
-        return Guard(mode=mode, judges=judges)
+        adapts = self.policy.adaptive and self.rule.exactness is Exactness.IDENTICAL
+        return Guard(mode=mode, judges=adapts and self.learner is None)
 
     @property
     def undrafted(self) -> "Strategy":

@@ -14,7 +14,8 @@ from outrider.core.errors import OptionError
 from outrider.policies.guard import MODES, Guard, check_mode
 from outrider.policies.guard.allowance import Allowance
 from outrider.policies.guard.guard import bucket, sizes
-from outrider.policies.guard.paces import Drafted, PlainPace
+from outrider.policies.guard.paces import LOWEST, Drafted, PlainPace
+from outrider.policies.guard.phase import Phase
 from outrider.policies.guard.watch import (
     BURST,
     EPOCH,
@@ -22,8 +23,6 @@ from outrider.policies.guard.watch import (
     FIRST_WAIT,
     FLANK,
     LAST_WAIT,
-    LOWEST,
-    Phase,
 )
 from outrider.strategy.catalogue import GUARD_MODES
 

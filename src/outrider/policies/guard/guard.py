@@ -39,8 +39,8 @@ class Guard:
 
     Attributes:
         mode: `on` switches drafting off where it loses, `warn` only says so.
-        judges: whether budgets may change: the policy is adaptive and the rule is `Match`. Else
-            only errors of the drafter are handled.
+        judges: whether budgets may change: the policy is adaptive, the rule is `Match`, and nothing
+            learns from the drafts. Else only errors of the drafter are handled.
         switches: number of switches, by state and cause.
         errors: errors of the drafter so far.
     """
@@ -56,23 +56,29 @@ class Guard:
     _rounds: int = 0
     _batch: int = 1
 
-    def drafts(self, batch: int, kind: Callable[[], str]) -> bool:
+    def drafts(
+        self, batch: int, kind: Callable[[], str], measured: bool = True, context: float = 0.0
+    ) -> bool:
         """Whether the next round may draft.
 
         Args:
             batch: requests in it, at least 1.
             kind: returns what kind of requests they are, such as greedy ones or those with images;
                 called while drafting is off.
+            measured: whether `note` is called after the round. Rounds that are not measured are
+                never undrafted for a comparison.
+            context: tokens of a request, in the mean.
         """
         self._batch = batch
         if self._failed:
             return False
         if not self.judges:
             return True
-        return self._watch(batch).drafts(kind, self._rounds)
+        watch = self._watch(batch)
+        return watch.drafts(kind, self._rounds, context) if measured else watch.drafts_unmeasured
 
     def note(self, batch: int, asked: bool, seconds: float, tokens: float) -> None:
-        """Add a round that read no prompts.
+        """Add a round that read no prompts, and in which no grammar gave tokens.
 
         Args:
             batch: requests in it.

@@ -10,6 +10,11 @@ from statistics import median
 
 LONGEST = 8.0
 """Undrafted rounds that one drafted round counts at most. Longer ones are stalls of the machine."""
+STALLS_WITHIN, LONGEST_REPEATED = 128, 64.0
+"""Rounds that are longer than `LONGEST` count up to the second number if there was another one
+within so many rounds."""
+LOWEST, HIGHEST = -2.0, 0.3
+"""Range of x. A large gain in one epoch must not outweigh losses in many others."""
 _WEIGHT = 0.25
 """Weight of the newest undrafted round in the pace, from the fourth one on."""
 _FOLLOWS, _STEP = 0.35, 1.3
@@ -68,10 +73,34 @@ class PlainPace:
         self.burden += (min(ratio, _HEAVY) - self.burden) / self._burdened
         self.burden = max(self.burden, 1.0)
 
+    def renew(self) -> None:
+        """Forget the times, but not how much the machine interrupts."""
+        self.level, self.count = 0.0, 0
+        self.shapes.clear()
+
     def shift(self, factor: float, rounds: int) -> None:
         """Multiply what is expected, after so many undrafted rounds that were not noted."""
         self.level *= factor
         self.count += rounds
+
+
+@dataclass(slots=True)
+class Stalls:
+    """Long rounds: one alone is a stall of the machine, repeated ones are the drafter's.
+
+    Attributes:
+        newest: number of the newest long round.
+    """
+
+    newest: int = -STALLS_WITHIN
+
+    def limited(self, spent: float, now: int) -> float:
+        """Return what a round counts that took `spent` undrafted ones; `now` is its number."""
+        if spent <= LONGEST:
+            return spent
+        repeated = now - self.newest <= STALLS_WITHIN
+        self.newest = now
+        return min(spent, LONGEST_REPEATED if repeated else LONGEST)
 
 
 @dataclass(slots=True)
@@ -88,6 +117,7 @@ class Drafted:
         longest: time of the longest of them.
         burden: see `PlainPace`.
         known: whether what is expected was measured before, in more than one round.
+        context: tokens per request at its beginning; None before its first round.
     """
 
     rounds: int = 0
@@ -99,6 +129,7 @@ class Drafted:
     longest: float = 0.0
     burden: float = 1.0
     known: bool = False
+    context: float | None = None
 
     def add(self, spent: float, written: float, seconds: float = 0.0) -> None:
         """Add a drafted round."""
@@ -147,3 +178,8 @@ class Drafted:
     def cost_per_round(self) -> float:
         """Time of a drafted round, in undrafted rounds."""
         return self.spent / self.plain / max(self.rounds, 1)
+
+
+def clipped(gain: float) -> float:
+    """Return x of one epoch, within its range."""
+    return min(max(gain, LOWEST), HIGHEST)

@@ -17,17 +17,15 @@ up the `Allowance`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import sqrt
 
 from outrider.policies.guard.allowance import Allowance, scale
-from outrider.policies.guard.paces import LONGEST, Drafted, PlainPace
+from outrider.policies.guard.paces import Drafted, PlainPace, Stalls, clipped
+from outrider.policies.guard.phase import Phase, is_other
 from outrider.policies.guard.report import Cause, State, Switch, compared
 
 EPOCH, FIRST, FLANK = 32, 8, 2
 """Drafted rounds of an epoch and of the first one, and undrafted rounds before and after it."""
-LOWEST, HIGHEST = -2.0, 0.3
-"""Range of x. A large gain in one epoch must not outweigh losses in many others."""
 SLACK, LIMIT = 0.03, 0.7
 """Of the CUSUM."""
 MUCH, MUCH_FIRST = -0.35, -0.25
@@ -49,9 +47,6 @@ SLICE, MOMENT = 0.03, 0.002
 compared: in less than a time slice of the system, other processes decide what they take."""
 CYCLES, WITHIN = 3, 4096
 """With so many switches to off within so many rounds, waits go on growing."""
-STALLS_WITHIN, LONGEST_REPEATED = 128, 64.0
-"""Rounds that are longer than `LONGEST` count up to the second number if there was another one
-within so many rounds."""
 _STALE = 64
 """Rounds of other batch sizes after which an epoch begins anew."""
 _IDLE = 16
@@ -60,18 +55,6 @@ _EARLY = (4, 8, 16, 24)
 """Numbers of drafted rounds at which an epoch may end early."""
 _MEMORY = 8
 """Number of epochs over which x is averaged."""
-
-
-class Phase(StrEnum):
-    """What a watch is doing; see the text of this file."""
-
-    OPEN = "open"
-    RUN = "run"
-    CLOSE = "close"
-    FREE = "free"
-    OFF = "off"
-    PROBE = "probe"
-    CHECK = "check"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,20 +100,23 @@ class Watch:
     _newest: int = 0
     _scale: float = 1.0
     _beside: float = 0.0
-    _stalled: int = -STALLS_WITHIN
+    _stalls: Stalls = field(default_factory=Stalls)
+    _context: float | None = None
 
     # -- before a round ---------------------------------------------------------------------
 
-    def drafts(self, kind: Callable[[], str], now: int) -> bool:
+    def drafts(self, kind: Callable[[], str], now: int, context: float = 0.0) -> bool:
         """Whether the next round may draft.
 
         Args:
-            kind: returns the kind of the requests of the round; a new kind is tried at once.
+            kind: returns the kind of the requests of the round; a new kind is tried soon.
             now: rounds of all batch sizes so far.
+            context: tokens per request that the round reads; other lengths are compared anew.
         """
         if now - self._newest > _STALE and self.phase in (Phase.OPEN, Phase.RUN, Phase.CLOSE):
             self._begin(FIRST)
         self._newest = now
+        self._follow(context)
         if self.phase is Phase.OFF and self._is_due(kind):
             self._kinds.add(kind())
             self._probe()
@@ -140,9 +126,31 @@ class Watch:
             case Phase.FREE:
                 return self._free < PLAIN_EVERY - 1
             case Phase.PROBE:
-                return True
+                return self._pace.count > 0
             case _:
                 return False
+
+    def _follow(self, context: float) -> None:
+        """Begin the epoch or trial anew if its requests were replaced by much longer or shorter
+        ones, whose rounds cost something else. The state stays."""
+        self._context, begun = context, self._seen.context
+        if begun is None or self.phase is Phase.OFF:
+            self._seen.context = context
+        if begun is None or not is_other(context, begun):
+            return
+        self._pace.renew()
+        if self.phase in (Phase.PROBE, Phase.CHECK):
+            first = self._trial
+            self._probe()
+            self._trial = first
+        elif self.phase is not Phase.OFF:
+            self._begin(self._size)
+
+    @property
+    def drafts_unmeasured(self) -> bool:
+        """Whether a round that is not noted may draft: nothing is undrafted for a comparison there,
+        and no trial goes on."""
+        return self.state is not State.OFF and self._affordable
 
     @property
     def _affordable(self) -> bool:
@@ -208,7 +216,8 @@ class Watch:
         return None
 
     def _drafted(self, batch: int, seconds: float, tokens: float) -> Switch | None:
-        spent = self._without_stalls(seconds / max(self._pace.seconds(batch), 1e-9))
+        spent = seconds / max(self._pace.seconds(batch), 1e-9)
+        spent = self._stalls.limited(spent, self.rounds)
         written = tokens / batch
         charged = self.allowance.charge(self._scale * (spent / self._seen.plain - written))
         if self._warm:  # the drafter catches up with the text, once
@@ -227,15 +236,6 @@ class Watch:
         elif seen.rounds >= BURST or self._ends_early(BURST):
             self._enter(Phase.CHECK)
         return None
-
-    def _without_stalls(self, spent: float) -> float:
-        """Limit what a round counts: a long one alone is a stall of the machine, repeated ones are
-        the drafter's."""
-        if spent <= LONGEST:
-            return spent
-        repeated = self.rounds - self._stalled <= STALLS_WITHIN
-        self._stalled = self.rounds
-        return min(spent, LONGEST_REPEATED if repeated else LONGEST)
 
     def _ends_early(self, size: int) -> bool:
         """Whether an epoch or trial of `size` rounds looks much slower already."""
@@ -268,11 +268,12 @@ class Watch:
         self._size = FIRST if much and self.acts else EPOCH
         clear = CLEAR if self._epochs > 1 else 2 * CLEAR  # the first epoch is short
         if self.mean > clear and not self.s:
-            self._seen = Drafted(known=True, burden=self._pace.burden)
+            self._seen = self._fresh(known=True)
             self._enter(Phase.FREE)
         else:  # the rounds that close an epoch open the next one
             closing = [ratio / seen.level for ratio in seen.beside[-FLANK:]]
-            self._seen = Drafted(beside=closing, known=True, burden=self._pace.burden)
+            self._seen = self._fresh(known=True)
+            self._seen.beside = closing
             self._enter(Phase.RUN)
         return switch
 
@@ -284,7 +285,7 @@ class Watch:
         elif seen.rounds >= FIRST:
             self.s = self._added(seen)
             self._remember(seen.gain, FIRST / EPOCH)
-            self._seen = Drafted(known=True, burden=self._pace.burden)
+            self._seen = self._fresh(known=True)
             if self.mean < CLEAR:
                 self._begin(EPOCH)
 
@@ -292,12 +293,12 @@ class Watch:
         """Decide after a trial: a second one, on, or a longer wait."""
         seen, before = self._seen, self._trial
         self._settle(seen)
-        self.x = gain = _clipped(seen.gain)
+        self.x = gain = clipped(seen.gain)
         if before is None and gain > 0.0:
             self._probe()
             self._warm, self._trial = 0, seen
             return None
-        if before is not None and (gain + _clipped(before.gain)) / 2.0 > GAINS:
+        if before is not None and (gain + clipped(before.gain)) / 2.0 > GAINS:
             both = Drafted(
                 rounds=seen.rounds + before.rounds,
                 spent=seen.spent + before.spent,
@@ -356,12 +357,16 @@ class Watch:
     def _begin(self, size: int) -> None:
         """Begin an epoch."""
         self._size = size
-        known = self._pace.count >= 2 * FLANK
-        self._seen = Drafted(known=known, burden=self._pace.burden)
+        self._seen = self._fresh()
         self._enter(Phase.OPEN)
 
+    def _fresh(self, known: bool = False) -> Drafted:
+        """Return what a new epoch, group or trial has seen."""
+        known = known or self._pace.count >= 2 * FLANK
+        return Drafted(known=known, burden=self._pace.burden, context=self._context)
+
     def _probe(self) -> None:
-        self._seen = Drafted(known=True, burden=self._pace.burden)
+        self._seen = self._fresh()
         self._trial, self._warm = None, 1
         self._enter(Phase.PROBE)
 
@@ -377,21 +382,17 @@ class Watch:
         self._pace.shift(seen.level, len(seen.beside))
 
     def _remember(self, gain: float, weight: float) -> None:
-        self.x = _clipped(gain)
+        self.x = clipped(gain)
         self._epochs += weight == 1.0
         self.mean += (self.x - self.mean) * weight / min(max(self._epochs, 1), _MEMORY)
 
     def _added(self, seen: Drafted) -> float:
         """Return S after these rounds."""
         share = min(seen.rounds / EPOCH, 1.0)
-        return max(0.0, self.s - share * (_clipped(seen.gain) + SLACK))
+        return max(0.0, self.s - share * (clipped(seen.gain) + SLACK))
 
     def _much(self, seen: Drafted) -> bool:
         """Whether drafts lose more than noise explains."""
         limit = MUCH if self._epochs else MUCH_FIRST
         gain = max(seen.gain, seen.usual_gain)
         return gain * sqrt(min(seen.rounds / EPOCH, 1.0)) < limit
-
-
-def _clipped(gain: float) -> float:
-    return min(max(gain, LOWEST), HIGHEST)
