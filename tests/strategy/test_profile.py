@@ -250,7 +250,7 @@ def test_line_breaks_of_a_file_are_escaped() -> None:
     "given", [5, None, b"x", [], "~no-such-user/x", "a\0b", profile(date=None)], ids=repr
 )
 def test_what_is_no_profile_is_refused_in_one_line(given: Any) -> None:
-    with pytest.raises(OptionError, match="profile|home folder") as refused:
+    with pytest.raises(OptionError, match=r"profile|home folder") as refused:
         outrider.load(FAMILY.target, profile=given)
     assert str(refused.value).isprintable()
 

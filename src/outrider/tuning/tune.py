@@ -9,7 +9,7 @@ from pathlib import Path
 
 from outrider.bench.line_up import Progress
 from outrider.bench.settings import Models, fingerprint
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 from outrider.kernels.cache import cache_folder
 from outrider.strategy.profile import DRAFT, Profile
 from outrider.tuning.intervals import Speedup
@@ -82,10 +82,53 @@ def tune(
         arms=tuple(arms),
         force=force,
     )
-    profile = run_tuning(settings)
     if save:
-        profile.save()
-    return profile
+        check_place()
+    return run_tuning(settings, store=keep if save else lambda profile: None)
+
+
+def check_place(out: Path | None = None) -> None:
+    """Check before a measurement that its profile can be written.
+
+    Args:
+        out: the file; None is the cache.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    folder = cache_folder() if out is None else out.absolute().parent
+    if out is None:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
+    elif out.is_dir():
+        raise OptionError(f"{out} is a folder", hint="Give a file for --out")
+    elif out.exists() and not out.is_file():
+        raise OptionError(f"{out} is not a plain file", hint="Give a file for --out")
+    with writing(folder if out is None else out), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def keep(profile: Profile, out: Path | None = None) -> Path | None:
+    """Write a profile; one that is finished is not replaced by an unfinished one of the same key.
+
+    Args:
+        profile: what was measured.
+        out: the file; None is the place where `load` finds it.
+
+    Returns:
+        The file; None if a finished profile was kept.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    if not profile.finished:
+        with suppress(OptionError):
+            old = Profile.load(profile.place if out is None else out)
+            if old.finished and not old.differences(profile.key):
+                return None
+    return profile.save(out)
 
 
 def run_tuning(
@@ -95,6 +138,7 @@ def run_tuning(
     folder: Path | None = None,
     progress: Progress = lambda done, total, what: None,
     note: Callable[[str], None] = lambda line: None,
+    store: Callable[[Profile], object] = lambda profile: None,
 ) -> Profile:
     """Run a tuning, or continue one that was interrupted.
 
@@ -104,6 +148,7 @@ def run_tuning(
         folder: folder of the journal; None: one in the cache, which is removed at the end.
         progress: told `(done, total, step)`.
         note: told the plan, line by line.
+        store: keeps the profile; the journal in the cache is removed only after that.
     """
     work = folder or cache_folder() / "tunings" / fingerprint(settings.to_dict())
     with tempfile.TemporaryDirectory(prefix="outrider-tune-") as scratch:
@@ -116,6 +161,7 @@ def run_tuning(
             note=note,
         )
         profile = tuning.run()
+    store(profile)
     if folder is None and profile.finished:
         with suppress(OSError):
             shutil.rmtree(work)

@@ -14,7 +14,6 @@ from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
 from outrider.cli.ui.render import Screen, print_json
-from outrider.core.errors import OptionError
 
 if TYPE_CHECKING:
     from outrider.bench.line_up import Progress
@@ -183,10 +182,13 @@ def tune(
     if output.check is not None:
         _check(output.check, settings, screen)
         return
-    _check_out(output.out)
     from outrider.tuning.settings import SHARES
-    from outrider.tuning.tune import run_tuning
+    from outrider.tuning.tune import check_place, keep, run_tuning
 
+    kept = output.out is not None or not models.cost_scale
+    if kept:
+        check_place(output.out)
+    files: list[Path | None] = []
     parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
     screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
     with _progress(screen) as progress:
@@ -196,13 +198,18 @@ def tune(
             folder=measurement.work,
             progress=progress,
             note=screen.note,
+            store=lambda found: files.append(keep(found, output.out) if kept else None),
         )
-    kept = output.out is not None or not models.cost_scale
-    file = profile.save(output.out) if kept else None
+    [file] = files
     _print(profile, output, screen)
     if not profile.finished:
         screen.note("stopped; the same command continues the measurement")
-    screen.note("the profile is not kept (--cost-scale)" if file is None else f"profile: {file}")
+    if file is not None:
+        screen.note(f"profile: {file}")
+    elif kept:
+        screen.note("the profile is not kept: there is a finished one, and this one is unfinished")
+    else:
+        screen.note("the profile is not kept (--cost-scale)")
 
 
 def _settings(
@@ -267,16 +274,6 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     if not holds:
         screen.note(f"measure again: {profile.command}")
         raise typer.Exit(1)
-
-
-def _check_out(out: Path | None) -> None:
-    """Check before the measurement that the profile can be written."""
-    if out is None:
-        return
-    if not out.absolute().parent.is_dir():
-        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
-    if out.is_dir():
-        raise OptionError(f"{out} is a folder", hint="Give a file for --out")
 
 
 @contextmanager
