@@ -128,3 +128,20 @@ def test_a_place_that_is_no_file_is_refused(tmp_path: Path) -> None:
             check_place(out)
     check_place(tmp_path / "x.json")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_profile_without_a_speedup_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = replace(DONE, verdict="draft").save(tmp_path / "mine.json")
+    assert main(["tune", "--show", str(file)]) == 0
+    assert "Draft with none: no speedup is known." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("facts", [{"arms": [{"arm": 1}]}, {"arms": 5}, {"seconds": "x"}], ids=str)
+def test_facts_that_cannot_be_shown_are_one_line(
+    facts: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = replace(DONE, facts=facts).save(tmp_path / "mine.json")
+    assert main(["tune", "--show", str(file)]) == 2
+    assert "holds facts that cannot be shown" in " ".join(capsys.readouterr().err.split())

@@ -14,6 +14,7 @@ from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
 from outrider.cli.ui.render import Screen, print_json
+from outrider.core.errors import OptionError, one_line
 
 if TYPE_CHECKING:
     from outrider.bench.line_up import Progress
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from outrider.tuning.settings import TuneSettings
 
 MODELS, TEXTS, MEASURE, OUTPUT = "Models", "Texts", "Measurement", "Output"
+_CANNOT_TELL = 3
+"""Exit code of a check that does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +145,8 @@ class TuneOutput:
         option(
             panel=OUTPUT,
             metavar="FILE",
-            help="Measure on 10 prompts whether a profile is still true; exit with 1 if not.",
+            help="Measure on 10 prompts whether a profile is still true; exit with 1 if not, with "
+            "3 if they do not tell.",
         ),
     ] = None
     json: Annotated[
@@ -174,9 +178,7 @@ def tune(
     """
     screen = Screen()
     if output.show is not None:
-        from outrider.strategy import Profile
-
-        _print(Profile.load(output.show), output, screen)
+        _show(output.show, output, screen)
         return
     settings = _settings(models, texts, runtime, measurement)
     if output.check is not None:
@@ -256,8 +258,22 @@ def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
             screen.out.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _show(file: Path, output: TuneOutput, screen: Screen) -> None:
+    """Print the profile of a file. Raises `OptionError` if its facts are damaged."""
+    from outrider.strategy import Profile
+
+    profile = Profile.load(file)
+    try:
+        _print(profile, output, screen)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise OptionError(
+            f"{file} holds facts that cannot be shown", hint="Make one with `outrider tune`"
+        ) from None
+
+
 def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
-    """Check a profile; exit with 1 if it is no longer true."""
+    """Check a profile; exit with 1 if it is no longer true, and with 3 if the few prompts do not
+    tell."""
     from outrider.strategy import Profile
     from outrider.tuning.tune import check
 
@@ -265,15 +281,16 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     with _progress(screen) as progress:
         holds, speedup = check(profile, settings, progress)
     found = "nothing was measured" if speedup is None else f"speedup {speedup}"
+    answers = {True: "holds", False: "is no longer true", None: "may be true or not: cannot tell"}
     screen.out.print(
-        f"The profile ({profile.verdict}) {'holds' if holds else 'is no longer true'}: {found}",
+        f"The profile ({profile.verdict}) {answers[holds]}: {found}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
     if not holds:
-        screen.note(f"measure again: {profile.command}")
-        raise typer.Exit(1)
+        screen.note(f"measure again: {one_line(profile.command)}")
+        raise typer.Exit(_CANNOT_TELL if holds is None else 1)
 
 
 @contextmanager
