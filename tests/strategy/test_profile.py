@@ -231,8 +231,8 @@ def test_a_finished_profile_comes_before_a_newer_unfinished_one(no_warning: None
 @pytest.mark.parametrize("guard", ["off", "warn"])
 def test_the_guard_fits_every_profile(guard: str, no_warning: None) -> None:
     file = profile().save()
-    for given in ({}, {"profile": file}):
-        generator = outrider.load(FAMILY.target, guard=guard, **given)
+    for given in ("auto", file):
+        generator = outrider.load(FAMILY.target, guard=guard, profile=given)
         assert generator.profile == profile()
         assert generator.strategy.windows == (4,)
 
