@@ -208,6 +208,7 @@ def test_settings_of_another_kind_are_refused(tmp_path: Path, settings: Any) -> 
     with pytest.raises(OptionError, match=r"settings of|least_tokens of .*a.jsonl") as found:
         read_results(file)
     assert found.value.hint
+    (tmp_path / "runs.jsonl").touch()
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(OptionError, match=r"settings.json is damaged"):
         read_results(tmp_path)
