@@ -83,14 +83,11 @@ def _settings_of(file: Path) -> Any:
 def _least(about: Mapping[str, Any], place: Path) -> int:
     """Return the length from which answers have a speed. Raises `OptionError`."""
     settings = about.get("settings", {})
-    least = settings.get("least_tokens", 8) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        raise OptionError(f"the settings of {place} are no settings of a bench", hint=_MAKING)
+    least = settings.get("least_tokens", 8)
     if not _count(least):
-        raise OptionError(
-            f"the settings of {place} are no settings of a bench"
-            if least is None
-            else f"least_tokens of {place} is {least!r:.60}",
-            hint=_MAKING,
-        )
+        raise OptionError(f"least_tokens of {place} is {least!r:.60}", hint=_MAKING)
     return least
 
 
