@@ -117,16 +117,24 @@ def test_the_choice_of_the_user_comes_first(options: dict[str, Any], no_warning:
 
 
 @pytest.mark.parametrize("part", list(key()))
-def test_each_part_of_the_key_that_differs_is_named(part: str) -> None:
+def test_each_part_of_the_key_that_differs_is_named(
+    part: str, caplog: pytest.LogCaptureFixture
+) -> None:
     given = profile(key=key(**{part: "other"}))
     given.save()
     with pytest.warns(OutriderWarning, match=f"{part} other, now ") as caught:
         generator = outrider.load(FAMILY.target, profile=given)
     assert generator.profile is None
     assert "Measure again: outrider tune --target x" in str(caught[0].message)
+    caplog.clear()
+    with warnings.catch_warnings(), caplog.at_level(logging.INFO, "outrider"):
+        warnings.simplefilter("error")  # a call that names no profile has no warning
+        assert outrider.load(FAMILY.target).profile is None
     if part != "target":  # one in the cache is found by its target
-        with pytest.warns(OutriderWarning, match=f"newest profile.* {part} other"):
-            assert outrider.load(FAMILY.target).profile is None
+        assert (
+            f"the newest profile in the cache is not used: it was measured with {part} other"
+            in (caplog.text)
+        )
 
 
 def test_the_newest_of_two_counts(no_warning: None) -> None:
@@ -151,6 +159,27 @@ BROKEN: dict[str, str] = {
     ),
     "arms of another kind": json.dumps(profile().to_dict() | {"arms": [1]}),
     "deep": "[" * 100_000,
+    **{
+        f"{name} {number}": json.dumps(profile().to_dict() | {name: value})
+        for name, values in {
+            "schema": (True, -1),
+            "date": (None, 5),
+            "facts": ([], float("nan")),
+            "prompts": (None, []),
+            "finished": ("no",),
+            "reason": (1,),
+            "arms": (
+                [{"name": "x", "options": []}],
+                [{"name": "x", "options": ["mode"]}],
+                [{"name": "x", "options": {"mode": []}}],
+                [{"name": "x", "options": {"num_speculative_tokens": float("inf")}}],
+                [{"name": None}],
+                [{"name": "x", "speedup": "fast"}],
+                [{"name": "x", "concurrency": 0}],
+            ),
+        }.items()
+        for number, value in enumerate(values)
+    },
 }
 
 
@@ -163,6 +192,72 @@ def test_a_corrupt_file_is_ignored_with_a_line(kind: str) -> None:
         assert outrider.load(FAMILY.target).profile is None
     with pytest.raises(OptionError, match=r"is not a profile\. Make one with `outrider tune`"):
         outrider.load(FAMILY.target, profile=file)
+
+
+OLD = ProfileArm(name="old", options={"drafter": "renamed"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"drafter": "renamed"}, {"policy": "renamed"}, {"num_speculative_tokens": -1}],
+    ids=str,
+)
+def test_a_profile_with_options_that_no_longer_exist_is_ignored(options: dict[str, Any]) -> None:
+    file = profile(arms=[replace(OLD, options=options)], command="a\nb\x1b[0m").save()
+    with pytest.warns(OutriderWarning, match="is ignored: ") as caught:
+        assert outrider.load(FAMILY.target).profile is None
+    [message] = [str(one.message) for one in caught]
+    assert str(file) in message
+    assert message.endswith(r"Remove it, or measure again: a\nb\x1b[0m")
+    with pytest.raises(OptionError, match="cannot be used: ") as refused:
+        outrider.load(FAMILY.target, profile=file)
+    assert str(file) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_profile_behind_one_that_is_ignored_is_used() -> None:
+    profile().save(profile().place.with_name("a.json"))
+    profile(arms=[OLD], date="2027").save(profile().place.with_name("b.json"))
+    with pytest.warns(OutriderWarning, match=r"b\.json is ignored"):
+        assert outrider.load(FAMILY.target).profile == profile()
+
+
+def test_a_finished_profile_comes_before_a_newer_unfinished_one(no_warning: None) -> None:
+    profile().save(profile().place.with_name("a.json"))
+    profile(date="2027", finished=False).save(profile().place.with_name("b.json"))
+    assert outrider.load(FAMILY.target).profile == profile()
+
+
+@pytest.mark.parametrize("guard", ["off", "warn"])
+def test_the_guard_fits_every_profile(guard: str, no_warning: None) -> None:
+    file = profile().save()
+    for given in ("auto", file):
+        generator = outrider.load(FAMILY.target, guard=guard, profile=given)
+        assert generator.profile == profile()
+        assert generator.strategy.windows == (4,)
+
+
+def test_line_breaks_of_a_file_are_escaped() -> None:
+    given = profile(key=key(cpu="x\ny"), command="a\x1b[31m")
+    with pytest.warns(OutriderWarning) as caught:
+        outrider.load(FAMILY.target, profile=given)
+    [message] = [str(one.message) for one in caught]
+    assert r"cpu x\ny, now " in message
+    assert message.endswith(r"a\x1b[31m")
+
+
+@pytest.mark.parametrize(
+    "given", [5, None, b"x", [], "~no-such-user/x", "a\0b", profile(date=None)], ids=repr
+)
+def test_what_is_no_profile_is_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"profile|home folder") as refused:
+        outrider.load(FAMILY.target, profile=given)
+    assert str(refused.value).isprintable()
+
+
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="the profile cannot be written"):
+        profile(facts={"load": float("nan")}).save(tmp_path / "x.json")
 
 
 def test_a_file_of_the_future_is_ignored_with_a_line() -> None:

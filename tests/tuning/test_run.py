@@ -93,6 +93,15 @@ def test_a_busy_machine_is_refused(tmp_path: Path) -> None:
     own.settings = replace(own.settings, force=False)
     with pytest.raises(OptionError, match=r"other programs disturb .* Stop them, or give --force"):
         own.run()
+    again = tuning(tmp_path, progress=_until_recording)
+    again.settings = replace(again.settings, force=False)
+    with pytest.raises(KeyboardInterrupt):  # the machine is idle now: it goes on
+        again.run()
+
+
+def _until_recording(done: int, total: int, what: str) -> None:
+    if what == "none":
+        raise KeyboardInterrupt
 
 
 def test_a_text_that_differs_stops_the_tuning(

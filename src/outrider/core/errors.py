@@ -80,6 +80,11 @@ def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
             raise OptionError(f"unknown {kind} {name!r}", hint=nearest(name, names))
 
 
+def one_line(text: str) -> str:
+    """Escape line breaks and control characters, for text of unknown files in messages."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 @contextmanager
 def writing(path: str | PathLike[str]) -> Iterator[None]:
     """Context manager: raise `OptionError` if the system refuses to write to `path`, because the

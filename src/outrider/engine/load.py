@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError, reject_unknown
@@ -187,9 +186,7 @@ def load(
         layer_skipping=layer_skipping,
     )
     learning = Learning(learn=learn, learn_folder=learn_folder)
-    used = profile_for(profile, models, speculation, runtime, reading, learning)
-    if used is not None:
-        speculation = replace(speculation, **used.load_options())
+    used, speculation = profile_for(profile, models, speculation, runtime, reading, learning)
     generator = build(models, speculation, runtime, reading, learning)
     generator.profile = used
     return generator

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import OptionError, one_line, writing
 from outrider.core.values import JsonValue
 from outrider.kernels.cache import cache_folder, write_private
 
@@ -135,7 +135,8 @@ class Profile:
         Raises:
             OptionError: it is not a profile, or one of a later version.
         """
-        if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        where = one_line(where)
+        if not isinstance(data, dict) or not _whole(data.get("schema")):
             raise OptionError(f"{where} {_NOT_A_PROFILE}", hint=_MAKE)
         if data["schema"] > SCHEMA:
             raise OptionError(
@@ -144,25 +145,27 @@ class Profile:
                 hint="Use a newer Outrider, or make a new profile with `outrider tune`",
             )
         try:
+            json.dumps(data, allow_nan=False)  # all numbers are finite
             arms = [ProfileArm(**arm) for arm in data["arms"]]
             profile = cls(**{**data, "arms": arms})
             _check(profile)
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
             raise OptionError(f"{where} {_NOT_A_PROFILE}", hint=_MAKE) from None
         return profile
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Profile":
         """Read a file. Raises `OptionError` if it is missing or not a profile."""
+        where = one_line(os.fspath(path))
         try:
-            data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            data = json.loads(_expanded(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise OptionError(
-                f"profile {os.fspath(path)} cannot be read: {error.strerror}", hint=_MAKE
+                f"profile {where} cannot be read: {error.strerror}", hint=_MAKE
             ) from None
         except (ValueError, RecursionError):
-            raise OptionError(f"{os.fspath(path)} {_NOT_A_PROFILE}", hint=_MAKE) from None
-        return cls.from_dict(data, os.fspath(path))
+            raise OptionError(f"{where} {_NOT_A_PROFILE}", hint=_MAKE) from None
+        return cls.from_dict(data, where)
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the profile in one step; return the file.
@@ -171,10 +174,15 @@ class Profile:
             path: the file; None is the place where `load` finds it.
 
         Raises:
-            OptionError: the file cannot be written.
+            OptionError: the file cannot be written, or a value does not fit JSON.
         """
-        file = self.place if path is None else Path(path).expanduser()
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        file = self.place if path is None else _expanded(path)
+        try:
+            text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"the profile cannot be written: {error}", hint="Give finite numbers and plain data"
+            ) from None
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_private(file, text.encode("utf-8") + b"\n")
@@ -199,16 +207,53 @@ def name_of_key(key: Mapping[str, JsonValue]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    """Expand `~`. Raises `OptionError` if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OptionError(
+            f"{one_line(os.fspath(path))} names no home folder", hint="Give the whole path"
+        ) from None
+
+
 def _check(profile: Profile) -> None:
     """Raise `ValueError` for values that a profile cannot hold."""
-    known = all(set(arm.options) <= set(OPTIONS) for arm in profile.arms)
-    words = isinstance(profile.reason, str) and isinstance(profile.command, str)
-    numbers = all(isinstance(arm.concurrency, int) for arm in profile.arms)
-    if not (isinstance(profile.key, dict) and known and words and numbers):
+    dicts = (profile.key, profile.facts, profile.prompts)
+    texts = (profile.verdict, profile.reason, profile.date, profile.command)
+    right = (
+        all(isinstance(own, dict) for own in dicts)
+        and all(isinstance(own, str) for own in texts)
+        and isinstance(profile.finished, bool)
+        and isinstance(profile.weak, bool)
+        and all(map(_is_arm, profile.arms))
+    )
+    if not right:
         raise ValueError("not a profile")
     if profile.verdict not in (DRAFT, PLAIN, UNDECIDED):
         raise ValueError("unknown verdict")
 
 
+def _is_arm(arm: ProfileArm) -> bool:
+    """Whether the values of an arm are of the right kinds."""
+    options, speedup = arm.options, arm.speedup
+    if not isinstance(options, dict) or not isinstance(speedup, dict):
+        return False
+    return (
+        isinstance(arm.name, str)
+        and isinstance(arm.kind, str)
+        and _whole(arm.concurrency)
+        and (arm.cap is None or _whole(arm.cap))
+        and set(options) <= set(OPTIONS)
+        and all(own is None or isinstance(own, str | int | float) for own in options.values())
+        and all(own is None or isinstance(own, int | float) for own in speedup.values())
+    )
+
+
+def _whole(value: JsonValue) -> bool:
+    """Whether a value is a positive whole number; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _shown(value: JsonValue) -> str:
-    return "missing" if value is None else str(value)
+    return "missing" if value is None else one_line(str(value))

@@ -62,7 +62,7 @@ class Outcome:
         parts, facts = self.parts, self.facts
         found = environment(self.command)
         return Profile(
-            key=self._key(),
+            key=key_of(self.opened),
             verdict=UNDECIDED if self.verdict is None else str(self.verdict.answer),
             reason=self._reason(),
             arms=self._profile_arms(),
@@ -92,18 +92,6 @@ class Outcome:
             date=found["created"],
             command=self.command,
         )
-
-    def _key(self) -> dict[str, Any]:
-        own = self.opened.settings
-        models = Models(target=own.target, qualifier=own.qualifier, draft=own.draft)
-        runtime = Runtime(
-            dtype=own.dtype, cache_dtype=own.cache_dtype, device=own.device, threads=own.threads
-        )
-        key = profile_key(models, runtime)
-        if own.scaled:
-            prints = {name: tier.fingerprint for name, tier in self.opened.tiers.items()}
-            key |= {"target": prints.pop("target"), "drafts": prints}
-        return key
 
     def _profile_arms(self) -> list[ProfileArm]:
         verdict = self.verdict
@@ -180,3 +168,17 @@ class Outcome:
         plain = [r for r in self.journal.runs.values() if r.system == plain_arm().name]
         tokens = sum(run.tokens for run in plain)
         return sum(run.repeated for run in plain) / tokens if tokens else 0.0
+
+
+def key_of(opened: OpenModels) -> dict[str, Any]:
+    """Return the key of a profile that is measured with these models."""
+    own = opened.settings
+    models = Models(target=own.target, qualifier=own.qualifier, draft=own.draft)
+    runtime = Runtime(
+        dtype=own.dtype, cache_dtype=own.cache_dtype, device=own.device, threads=own.threads
+    )
+    key = profile_key(models, runtime)
+    if own.scaled:
+        prints = {name: tier.fingerprint for name, tier in opened.tiers.items()}
+        key |= {"target": prints.pop("target"), "drafts": prints}
+    return key

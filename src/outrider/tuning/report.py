@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from outrider.core.errors import one_line
 from outrider.strategy.profile import DRAFT, PLAIN, Profile
 
 _BAR, _SCALE = 40, 2.0
@@ -16,10 +17,11 @@ def sentence(profile: Profile) -> str:
     arm = profile.arm()
     if profile.verdict == DRAFT and arm is not None:
         speed = arm.speedup
-        return (
-            f"Draft with {arm.name}: {speed['mean']:.2f} times as fast as plain decoding "
-            f"[{_number(speed['low'])}, {_number(speed['high'])}]{weak}{unfinished}."
-        )
+        low, high = _number(speed.get("low")), _number(speed.get("high"))
+        factor = "no speedup is known"
+        if speed.get("mean") is not None:
+            factor = f"{speed['mean']:.2f} times as fast as plain decoding [{low}, {high}]"
+        return f"Draft with {one_line(arm.name)}: {factor}{weak}{unfinished}."
     if profile.verdict == PLAIN:
         return f"Don't draft: no arm is 3 % faster than plain decoding{weak}{unfinished}."
     return (

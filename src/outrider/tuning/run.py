@@ -164,18 +164,23 @@ class Tuning:
     # -- stages ---------------------------------------------------------------------------------
 
     def _measure_facts(self, opened: OpenModels, journal: Journal) -> None:
-        if "facts" not in journal.facts:
+        known = journal.facts.get("facts")
+        if known is None or self._refuses(Facts.from_dict(known)):
             self._tell("cost of a forward")
             limit = self.settings.seconds("facts") / 2
             facts = measure_facts(opened.models["target"], limit, self.measure)
+            if self._refuses(facts):  # not noted: the next run measures again
+                raise OptionError(
+                    f"other programs disturb the measurement: a time moves by {facts.pooled:.0%}"
+                    + (f" (load {facts.load:.1f})" if facts.load is not None else ""),
+                    hint="Stop them, or give --force",
+                )
             journal.note("facts", facts.to_dict())
         self.facts = Facts.from_dict(journal.facts["facts"])
-        if self.facts.busy and not self.settings.force:
-            raise OptionError(
-                f"other programs disturb the measurement: a time moves by {self.facts.pooled:.0%}"
-                + (f" (load {self.facts.load:.1f})" if self.facts.load is not None else ""),
-                hint="Stop them, or give --force; what was measured is kept with --work",
-            )
+
+    def _refuses(self, facts: Facts) -> bool:
+        """Whether the machine is too busy for a tuning that is not forced."""
+        return facts.busy and not self.settings.force
 
     def _record(self, texts: Texts, parts: Parts, journal: Journal) -> None:
         """Write plain texts of the search prompts: the record of the replay."""

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from outrider.bench.line_up import Progress
+from outrider.bench.models import OpenModels
 from outrider.bench.settings import Models, fingerprint
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, one_line, writing
 from outrider.kernels.cache import cache_folder
-from outrider.strategy.profile import DRAFT, Profile
+from outrider.strategy.profile import DRAFT, UNDECIDED, Profile
 from outrider.tuning.intervals import Speedup
+from outrider.tuning.outcome import key_of
 from outrider.tuning.run import Tuning
 from outrider.tuning.settings import TuneSettings, parse_budget
-from outrider.tuning.space import space_of
+from outrider.tuning.space import Arm, space_of
 from outrider.tuning.verdict import LEAST, Trial
 
 CHECKED = 10
@@ -82,10 +84,53 @@ def tune(
         arms=tuple(arms),
         force=force,
     )
-    profile = run_tuning(settings)
     if save:
-        profile.save()
-    return profile
+        check_place()
+    return run_tuning(settings, store=keep if save else lambda profile: None)
+
+
+def check_place(out: Path | None = None) -> None:
+    """Check before a measurement that its profile can be written.
+
+    Args:
+        out: the file; None is the cache.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    folder = cache_folder() if out is None else out.absolute().parent
+    if out is None:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
+    elif out.is_dir():
+        raise OptionError(f"{out} is a folder", hint="Give a file for --out")
+    elif out.exists() and not out.is_file():
+        raise OptionError(f"{out} is not a plain file", hint="Give a file for --out")
+    with writing(folder if out is None else out), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def keep(profile: Profile, out: Path | None = None) -> Path | None:
+    """Write a profile; one that is finished is not replaced by an unfinished one of the same key.
+
+    Args:
+        profile: what was measured.
+        out: the file; None is the place where `load` finds it.
+
+    Returns:
+        The file; None if a finished profile was kept.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    if not profile.finished:
+        with suppress(OptionError):
+            old = Profile.load(profile.place if out is None else out)
+            if old.finished and not old.differences(profile.key):
+                return None
+    return profile.save(out)
 
 
 def run_tuning(
@@ -95,6 +140,7 @@ def run_tuning(
     folder: Path | None = None,
     progress: Progress = lambda done, total, what: None,
     note: Callable[[str], None] = lambda line: None,
+    store: Callable[[Profile], object] = lambda profile: None,
 ) -> Profile:
     """Run a tuning, or continue one that was interrupted.
 
@@ -104,6 +150,7 @@ def run_tuning(
         folder: folder of the journal; None: one in the cache, which is removed at the end.
         progress: told `(done, total, step)`.
         note: told the plan, line by line.
+        store: keeps the profile; the journal in the cache is removed only after that.
     """
     work = folder or cache_folder() / "tunings" / fingerprint(settings.to_dict())
     with tempfile.TemporaryDirectory(prefix="outrider-tune-") as scratch:
@@ -116,6 +163,7 @@ def run_tuning(
             note=note,
         )
         profile = tuning.run()
+    store(profile)
     if folder is None and profile.finished:
         with suppress(OSError):
             shutil.rmtree(work)
@@ -126,26 +174,30 @@ def check(
     profile: Profile,
     settings: TuneSettings,
     progress: Progress = lambda done, total, what: None,
-) -> tuple[bool, Speedup | None]:
+) -> tuple[bool | None, Speedup | None]:
     """Measure on a few prompts whether a profile is still true.
 
-    Returns whether it is, and the speedup of its arm. `draft` is no longer true if the upper bound
-    of the speedup is below 3 %; the other verdicts are, if its lower bound is above that for the
-    best arm.
+    Returns whether it is, None if the interval does not tell, and the speedup of its arm. `draft`
+    is true if the interval lies above 3 %, `don't draft` if it lies below; `undecided` is no longer
+    true if it lies above.
 
     Raises:
-        OptionError: the profile names no arm.
+        OptionError: the profile names no arm, or is of other models, options or another machine.
     """
-    named = profile.arm()
-    name = named.name if profile.verdict == DRAFT and named is not None else _best(profile)
+    name = _name_of(profile)
     with tempfile.TemporaryDirectory(prefix="outrider-tune-") as scratch:
         tuning = Tuning(
             settings=replace(settings, arms=(name,)), scratch=Path(scratch), progress=progress
         )
         opened, journal, _ = tuning.open()
+        if differing := profile.differences(key_of(opened)):
+            raise OptionError(
+                f"the profile was measured with {'; '.join(differing[:3])}",
+                hint="Give the models and options that it was measured with, or measure again: "
+                + one_line(profile.command),
+            )
         texts = tuning.texts(opened, journal)
-        [arm] = [a for a in space_of(opened, [name]).arms if a.name == name]
-        texts.arms[name] = arm
+        texts.arms[name] = _arm_of(name, opened)
         assert tuning.parts is not None
         places = tuning.parts.verdict[:CHECKED]
         found = Trial(
@@ -156,15 +208,38 @@ def check(
             write=texts.writer(places),
             looks=(len(places),),
         ).run()
-    speedup = found.speedup
+    return _holds(profile.verdict, found.speedup), found.speedup
+
+
+def _holds(verdict: str, speedup: Speedup | None) -> bool | None:
+    """Whether an interval confirms a verdict; None: it does not tell."""
     if speedup is None:
-        return True, None
-    holds = speedup.high >= LEAST if profile.verdict == DRAFT else speedup.low <= LEAST
-    return holds, speedup
+        return None
+    if verdict == UNDECIDED:
+        return speedup.low <= LEAST
+    if speedup.low <= LEAST <= speedup.high:
+        return None
+    return (speedup.low > LEAST) is (verdict == DRAFT)
 
 
-def _best(profile: Profile) -> str:
-    rows = profile.facts.get("arms") or []
-    if not rows:
+def _name_of(profile: Profile) -> str:
+    """Return the arm that is checked: that of the verdict, or the best one. Raises `OptionError`
+    if none is named."""
+    named = profile.arm()
+    if profile.verdict == DRAFT and named is not None:
+        return named.name
+    rows = profile.facts.get("arms")
+    row = rows[0] if isinstance(rows, list) and rows else None
+    if not isinstance(row, dict) or not isinstance(row.get("arm"), str):
         raise OptionError("the profile names no arm", hint="Run `outrider tune`")
-    return str(rows[0]["arm"])
+    return row["arm"]
+
+
+def _arm_of(name: str, opened: OpenModels) -> Arm:
+    """Return the arm of this name. Raises `OptionError` if it cannot be compared."""
+    for arm in space_of(opened, [name]).arms:
+        if arm.name == name:
+            return arm
+    raise OptionError(
+        f"the arm {name!r:.60} of the profile cannot be measured", hint="Run `outrider tune`"
+    )

@@ -179,6 +179,57 @@ def test_other_files_are_refused_in_one_line(
     assert "\n" not in str(found.value)
 
 
+DAMAGED: list[dict[str, Any]] = [
+    {"seconds": value} for value in (-1.0, float("nan"), float("inf"), "x", None)
+]
+DAMAGED += [
+    {"ttft_seconds": "x"},
+    {"token_ids": None},
+    {"token_ids": ["a"]},
+    {"prompt_tokens": 1.5},
+]
+DAMAGED += [{"parts": None}, {"parts": {"draft": 0.1}}, {"parts": {"prefill": "x"}}]
+DAMAGED += [{"task": [1]}, {"system": 5}, {"workload": None}, {"repeat": True}]
+
+
+@pytest.mark.parametrize("changes", DAMAGED, ids=str)
+def test_texts_with_values_of_another_kind_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    line = {"kind": "run", **text("none", "qa/1", 1.0).to_dict(), **changes}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(OptionError, match=r"line 1 of .* is no result of a bench\. Give the file"):
+        read_results(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("settings", [None, [1], {"least_tokens": "x"}, {"least_tokens": -1}])
+def test_settings_of_another_kind_are_refused(tmp_path: Path, settings: Any) -> None:
+    file = write(tmp_path / "a.jsonl", results(1.2), settings=settings)
+    with pytest.raises(OptionError, match=r"settings of|least_tokens of .*a.jsonl") as found:
+        read_results(file)
+    assert found.value.hint
+    (tmp_path / "runs.jsonl").touch()
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(OptionError, match=r"settings.json is damaged"):
+        read_results(tmp_path)
+
+
+def test_blank_lines_and_other_separators_are_read(tmp_path: Path) -> None:
+    named = [text("none", f"qa\u2028/{n}", 1.0) for n in range(2)]
+    lines = [json.dumps({"kind": "run", **one.to_dict()}, ensure_ascii=False) for one in named]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(lines) + "\n \n", encoding="utf-8")
+    assert [run.task for run in read_results(tmp_path / "a.jsonl").runs] == [
+        "qa\u2028/0",
+        "qa\u2028/1",
+    ]
+
+
+def test_a_prompt_that_took_longer_than_its_text_has_no_speed_of_decoding() -> None:
+    runs = [text("auto", f"qa/{n}", 1.0, parts={"prefill": 2.0}) for n in range(3)]
+    [row] = compare_runs(given(runs), given(runs, "b")).rows
+    assert row.decoding is None and row.speed is not None and row.speed.mean == 1.0
+
+
 def test_the_command_prints_a_table_and_remarks(tmp_path: Path, run: Command) -> None:
     a = write(tmp_path / "a.jsonl", results(1.2), commit="abc")
     b = write(tmp_path / "b.jsonl", results(1.5, seed=1), commit="def")

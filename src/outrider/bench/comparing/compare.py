@@ -149,7 +149,7 @@ def _rows(
         speed = _ratios(own[0], own[1], _seconds_per_token, timed)
         drift = _ratios(plain[0], plain[1], _seconds_per_token, timed)
         beside = {task: value / drift[task] for task, value in speed.items() if task in drift}
-        decoding = _ratios(own[0], own[1], lambda run: run.decode_seconds_per_token, timed)
+        decoding = _ratios(own[0], own[1], _decoding, timed)
         yield Compared(
             workload=workload,
             first=pair[0],
@@ -165,6 +165,12 @@ def _rows(
 
 def _seconds_per_token(run: Run) -> float:
     return run.seconds_per_token
+
+
+def _decoding(run: Run) -> float | None:
+    """Seconds per token after the prompt; None if two clocks disagree so that none are left."""
+    seconds = run.decode_seconds_per_token
+    return seconds if seconds is not None and seconds > 0.0 else None
 
 
 def _ratios(

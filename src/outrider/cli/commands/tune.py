@@ -14,7 +14,7 @@ from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
 from outrider.cli.ui.render import Screen, print_json
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, one_line
 
 if TYPE_CHECKING:
     from outrider.bench.line_up import Progress
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from outrider.tuning.settings import TuneSettings
 
 MODELS, TEXTS, MEASURE, OUTPUT = "Models", "Texts", "Measurement", "Output"
+_CANNOT_TELL = 3
+"""Exit code of a check that does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +145,8 @@ class TuneOutput:
         option(
             panel=OUTPUT,
             metavar="FILE",
-            help="Measure on 10 prompts whether a profile is still true; exit with 1 if not.",
+            help="Measure on 10 prompts whether a profile is still true; exit with 1 if not, with "
+            "3 if they do not tell.",
         ),
     ] = None
     json: Annotated[
@@ -175,18 +178,19 @@ def tune(
     """
     screen = Screen()
     if output.show is not None:
-        from outrider.strategy import Profile
-
-        _print(Profile.load(output.show), output, screen)
+        _show(output.show, output, screen)
         return
     settings = _settings(models, texts, runtime, measurement)
     if output.check is not None:
         _check(output.check, settings, screen)
         return
-    _check_out(output.out)
     from outrider.tuning.settings import SHARES
-    from outrider.tuning.tune import run_tuning
+    from outrider.tuning.tune import check_place, keep, run_tuning
 
+    kept = output.out is not None or not models.cost_scale
+    if kept:
+        check_place(output.out)
+    files: list[Path | None] = []
     parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
     screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
     with _progress(screen) as progress:
@@ -196,13 +200,18 @@ def tune(
             folder=measurement.work,
             progress=progress,
             note=screen.note,
+            store=lambda found: files.append(keep(found, output.out) if kept else None),
         )
-    kept = output.out is not None or not models.cost_scale
-    file = profile.save(output.out) if kept else None
+    [file] = files
     _print(profile, output, screen)
     if not profile.finished:
         screen.note("stopped; the same command continues the measurement")
-    screen.note("the profile is not kept (--cost-scale)" if file is None else f"profile: {file}")
+    if file is not None:
+        screen.note(f"profile: {file}")
+    elif kept:
+        screen.note("the profile is not kept: there is a finished one, and this one is unfinished")
+    else:
+        screen.note("the profile is not kept (--cost-scale)")
 
 
 def _settings(
@@ -249,8 +258,22 @@ def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
             screen.out.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _show(file: Path, output: TuneOutput, screen: Screen) -> None:
+    """Print the profile of a file. Raises `OptionError` if its facts are damaged."""
+    from outrider.strategy import Profile
+
+    profile = Profile.load(file)
+    try:
+        _print(profile, output, screen)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise OptionError(
+            f"{file} holds facts that cannot be shown", hint="Make one with `outrider tune`"
+        ) from None
+
+
 def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
-    """Check a profile; exit with 1 if it is no longer true."""
+    """Check a profile; exit with 1 if it is no longer true, and with 3 if the few prompts do not
+    tell."""
     from outrider.strategy import Profile
     from outrider.tuning.tune import check
 
@@ -258,25 +281,16 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     with _progress(screen) as progress:
         holds, speedup = check(profile, settings, progress)
     found = "nothing was measured" if speedup is None else f"speedup {speedup}"
+    answers = {True: "holds", False: "is no longer true", None: "may be true or not: cannot tell"}
     screen.out.print(
-        f"The profile ({profile.verdict}) {'holds' if holds else 'is no longer true'}: {found}",
+        f"The profile ({profile.verdict}) {answers[holds]}: {found}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
     if not holds:
-        screen.note(f"measure again: {profile.command}")
-        raise typer.Exit(1)
-
-
-def _check_out(out: Path | None) -> None:
-    """Check before the measurement that the profile can be written."""
-    if out is None:
-        return
-    if not out.absolute().parent.is_dir():
-        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
-    if out.is_dir():
-        raise OptionError(f"{out} is a folder", hint="Give a file for --out")
+        screen.note(f"measure again: {one_line(profile.command)}")
+        raise typer.Exit(_CANNOT_TELL if holds is None else 1)
 
 
 @contextmanager

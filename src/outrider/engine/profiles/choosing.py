@@ -1,19 +1,21 @@
 """Which profile of `outrider tune` a call of `load` uses, if any.
 
 The default, `auto`, takes a profile only where the user has chosen nothing about drafting, and only
-one whose key matches in every part: it then names what is used. A profile that does not match is
-not used in part: one line says what differs, and which command measures again.
+one whose key matches in every part: it then names what is used in the log. A profile that does not
+match is not used in part: one line says what differs, and which command measures again. It is a
+warning for a profile that is named, and a line of the log for one in the cache.
 """
 
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from outrider import kernels
-from outrider.core.errors import OptionError, OutriderError, OutriderWarning
+from outrider.core.errors import OptionError, OutriderError, OutriderWarning, one_line
 from outrider.core.values import JsonValue
 from outrider.core.version import __version__
 from outrider.engine.learners.learning import Learning
@@ -74,28 +76,52 @@ def profile_for(
     runtime: Runtime,
     reading: Reading,
     learning: Learning,
-) -> Profile | None:
-    """Return the profile that these options use; None: none.
+) -> tuple[Profile | None, Speculation]:
+    """Return the profile that these options use, if any, and the options of drafting with it.
 
     Raises:
-        OptionError: a profile is named that cannot be read, or beside other choices about drafting.
+        OptionError: a profile is named that cannot be read or used, or beside other choices about
+            drafting.
     """
+    if not isinstance(given, str | Path | Profile):
+        raise OptionError(f"profile is {given!r:.60}", hint="Give a file, a Profile, auto or none")
     if given == NONE:
-        return None
+        return None, speculation
     other = _chosen(models, speculation, reading, learning)
     if given == AUTO:
-        return None if other else _found(models, runtime)
-    profile = given if isinstance(given, Profile) else Profile.load(given)
+        return (None, speculation) if other else _cached(models, speculation, runtime)
+    profile, what = _named(given)
     if other:
         raise OptionError(f"a profile and {other} are both given", hint="Give only one of the two")
-    return _used(profile, profile_key(models, runtime), "the profile that is given")
+    key = profile_key(models, runtime)
+    if profile.differences(key):
+        _warn(f"{what} {_differing(profile, key)}")
+        return None, speculation
+    try:
+        followed = replace(speculation, **profile.load_options())
+    except OptionError as error:
+        raise OptionError(
+            f"{what} cannot be used: {one_line(error.problem)}",
+            hint=f"Measure again: {one_line(profile.command)}",
+        ) from None
+    _tell(profile, what)
+    return profile, followed
+
+
+def _named(given: str | Path | Profile) -> tuple[Profile, str]:
+    """Return the profile that the user gives, with words for it. Raises `OptionError`."""
+    what = "the profile that is given"
+    if not isinstance(given, Profile):
+        return Profile.load(given), one_line(f"the profile {given}")
+    Profile.from_dict(given.to_dict(), what)  # its values were not checked before
+    return given, what
 
 
 def _chosen(
     models: Models, speculation: Speculation, reading: Reading, learning: Learning
 ) -> str | None:
     """Name what the user has chosen that a profile does not know; None: nothing."""
-    if speculation != Speculation():
+    if replace(speculation, guard=Speculation.guard) != Speculation():  # it fits every profile
         return "options of drafting"
     if reading != Reading():
         return "a selection, guidance or layer skipping"
@@ -104,42 +130,61 @@ def _chosen(
     return None if learning == Learning() else "learning"
 
 
-def _found(models: Models, runtime: Runtime) -> Profile | None:
-    """Return the newest profile of the target in the cache, if it matches."""
+def _cached(
+    models: Models, speculation: Speculation, runtime: Runtime
+) -> tuple[Profile | None, Speculation]:
+    """Return the newest profile in the cache that matches, finished ones first. One that cannot be
+    used is ignored with a warning: it must not stop a `load` that does not name it."""
     try:
         if not folder_of("x").parent.is_dir():
-            return None  # nothing was ever tuned: no checkpoint is read for it
+            return None, speculation  # nothing was ever tuned: no checkpoint is read for it
         key = profile_key(models, runtime)
         files = sorted(folder_of(str(key["target"])).glob("*.json"))
     except (OSError, OutriderError):
-        return None  # what is wrong with the models is reported when they are loaded
-    profiles: list[Profile] = []
+        return None, speculation  # what is wrong with the models is reported when they are loaded
+    found: list[tuple[Profile, Path]] = []
     for file in files:
         try:
-            profiles.append(Profile.load(file))
+            found.append((Profile.load(file), file))
         except OptionError as error:
-            _warn(f"{error.problem}: it is ignored")
-    matching = [p for p in profiles if not p.differences(key) and p.lossless]
-    if matching:
-        return _used(max(matching, key=lambda p: p.date), key, "the profile in the cache")
-    if profiles:
-        _used(max(profiles, key=lambda p: p.date), key, "the newest profile in the cache")
-    return None
+            _warn(f"{error.problem}: it is ignored. Remove it, or measure again: outrider tune")
+    found.sort(key=lambda one: (one[0].finished, one[0].date), reverse=True)
+    matching = [one for one in found if not one[0].differences(key) and one[0].lossless]
+    for profile, file in matching:
+        try:
+            followed = replace(speculation, **profile.load_options())
+        except OptionError as error:
+            _warn(
+                one_line(
+                    f"the profile {file} is ignored: {error.problem}. Remove it, or measure again: "
+                    f"{profile.command}"
+                )
+            )
+            continue
+        _tell(profile, "the profile in the cache")
+        return profile, followed
+    if found and not matching:
+        # no warning: after a tuning, every call with another data type would have one
+        newest = max((profile for profile, _ in found), key=lambda profile: profile.date)
+        if newest.differences(key):
+            _LOG.info("the newest profile in the cache %s", _differing(newest, key))
+    return None, speculation
 
 
-def _used(profile: Profile, key: Mapping[str, JsonValue], what: str) -> Profile | None:
-    """Return the profile if it matches, and say what it does; else say what differs."""
-    differing = profile.differences(key)
-    if differing:
-        _warn(
-            f"{what} is not used: it was measured with {'; '.join(differing[:3])}. "
-            f"Measure again: {profile.command}"
-        )
-        return None
+def _differing(profile: Profile, key: Mapping[str, JsonValue]) -> str:
+    """Say what differs, and how to measure again."""
+    return (
+        f"is not used: it was measured with {'; '.join(profile.differences(key)[:3])}. "
+        f"Measure again: {one_line(profile.command)}"
+    )
+
+
+def _tell(profile: Profile, what: str) -> None:
+    """Say in the log what is used."""
     arm = profile.arm()
     name = "auto" if arm is None or not arm.options else arm.name
-    _LOG.info("%s of %s: %s (%s)", what, profile.date[:10], name, profile.verdict)
-    return profile
+    words = (what, profile.date[:10], name, profile.verdict)
+    _LOG.info("%s of %s: %s (%s)", *map(one_line, words))
 
 
 def _warn(text: str) -> None:
