@@ -127,12 +127,12 @@ def test_an_interrupted_run_goes_on(measure: Measure, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     stopped_after(2, folder, tmp_path)
     before = (folder / "runs.jsonl").read_text().splitlines()
-    assert len(before) == 2
+    assert len(before) == 3  # the environment, and two texts
     with (folder / "runs.jsonl").open("a") as file:
         file.write('{"kind": "run", "system": "dra')  # what a kill in the middle leaves
     measured = measure(folder=folder)
     after = (folder / "runs.jsonl").read_text().splitlines()
-    assert after[:2] == before
+    assert after[:3] == before
     assert len(after) == len(measured.runs) == 4
     assert all(json.loads(line)["kind"] == "run" for line in after)
     again = measure(folder=folder)  # nothing is left to do

@@ -23,7 +23,7 @@ LENGTH = 24
 
 OF_ROWS = ("recycling", "stand", "lookahead", "fallback", "switch", "merge")
 """Drafters that learn from rows of refused tokens, or have such a part in their example."""
-OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "none")
+OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "lud", "none")
 """Drafters that need a store, layers of the target or early exits."""
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -89,14 +89,14 @@ class Bench:
         journal = Journal(identity_of(settings, tiers, tasks), self.folder)
         progress(0, 1, "loading models")
         opened = open_models(settings.models, tiers)
-        if "environment" not in journal.facts:
-            journal.note("environment", environment())
         places, left_out = places_of(tasks, opened, settings)
         ours = [
             StrategySystem(named.name, partial(opened.build, named), settings.sampling)
             for named in settings.strategies
         ]
         exactness = {s.name: exactness_of(s) for s in ours}
+        if "environment" not in journal.facts:
+            journal.note("environment", environment())
         if self.costs and "costs" not in journal.facts:
             progress(0, 1, "cost of a forward")
             journal.note("costs", tier_costs(opened))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from outrider.core.errors import OptionError, one_line, writing
 from outrider.core.values import JsonValue
@@ -98,7 +97,7 @@ class Profile:
         known = [a for a in self.arms if a.kind == kind and a.concurrency <= concurrency]
         return max(known, key=lambda a: a.concurrency) if known else None
 
-    def load_options(self, concurrency: int = 1) -> dict[str, Any]:
+    def load_options(self, concurrency: int = 1) -> dict[str, JsonValue]:
         """Return the options of `load` that the profile recommends; empty: the defaults."""
         arm = self.arm(concurrency)
         return {} if arm is None else dict(arm.options)
@@ -125,7 +124,7 @@ class Profile:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: object, where: str) -> "Profile":
+    def from_dict(cls, data: JsonValue, where: str) -> "Profile":
         """Read plain data.
 
         Args:

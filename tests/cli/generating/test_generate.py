@@ -32,6 +32,7 @@ SPECULATION = {
     "origins": dict,
     "predicted_tokens_per_second": (float, type(None)),
     "stages": dict,
+    "guard": (dict, type(None)),
 }
 RESULT = {
     "text": str,
@@ -137,7 +138,7 @@ def test_text_goes_to_stdout_and_figures_to_stderr(stream: str, family: Family, 
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
 def test_color_marks_the_tier_that_wrote(stream: str, family: Family, run: Run) -> None:
     # The target drafts for itself: all text but the bonus tokens is the draft's.
-    tiers = ["--target", family.target, "--draft", family.target]
+    tiers = ["--target", family.target, "--draft", family.target, "--guard", "off"]
     plain = run("generate", PROMPT, *tiers, *LENGTH)
     colored = run("generate", PROMPT, *tiers, *LENGTH, stream, "--color", "always")
     assert "\x1b[32m" in colored.out  # green: the draft's
