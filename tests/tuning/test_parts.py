@@ -74,7 +74,7 @@ def test_strategies_of_a_bench_follow_no_profile(
     def refuse(*given: object) -> None:
         raise AssertionError("a profile was looked for")
 
-    monkeypatch.setattr("outrider.engine.profiles.choosing._found", refuse)
+    monkeypatch.setattr("outrider.engine.profiles.choosing._cached", refuse)
     assert opened.build(space_of(opened).arm("auto").named).profile is None
 
 

@@ -34,13 +34,10 @@ def run_round(
     """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
     Args:
-        stage: the verifier, its drafter, rule and policy.
-        sequences: the requests.
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
-        may_draft: says whether the drafter may propose, told whether a grammar gives tokens to any
-            request, which it does in any case; None: it may.
+        may_draft: whether the drafter may propose, given whether a grammar forces tokens.
     """
     refresh(stage, sequences)
     budgets, work = budgets_of(stage, sequences, limits, draft_rows, may_draft)
