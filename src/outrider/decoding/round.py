@@ -34,6 +34,8 @@ def run_round(
     """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
     Args:
+        stage: the verifier, its drafter, rule and policy.
+        sequences: the requests.
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
