@@ -71,6 +71,6 @@ def test_a_trial_begins_anew_and_the_state_stays() -> None:
 
 
 def test_a_text_that_grows_by_a_few_tokens_per_round_is_no_other_context() -> None:
-    contexts = np.arange(0.0, 9000.0, 250.0)
+    contexts = np.arange(0.0, 9000.0, 250.0).tolist()
     assert not any(is_other(after, before) for before, after in pairwise(contexts))
     assert is_other(BASE * OTHER - BASE + 1.0, 0.0) and is_other(0.0, 400.0)
