@@ -209,8 +209,8 @@ def _show_texts(
         screen.write("\n")
         screen.legend(result.speculation.to_dict()["sources"])
         screen.note(
-            f"{result.completion_tokens} tokens; in this one run {result.tokens_per_second:.1f} "
-            f"tokens/s, undrafted {undrafted.tokens_per_second:.1f} tokens/s"
+            f"{result.completion_tokens} tokens, {result.tokens_per_second:.1f} tokens/s in this "
+            f"one run; undrafted {undrafted.tokens_per_second:.1f} tokens/s"
         )
         screen.write("\n")
 
