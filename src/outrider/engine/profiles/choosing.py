@@ -21,7 +21,8 @@ from outrider.core.version import __version__
 from outrider.engine.learners.learning import Learning
 from outrider.engine.options import Models, Reading, Runtime
 from outrider.kernels.compile import hash_of
-from outrider.kernels.machine import cpu_name, usable_cores
+from outrider.kernels.library import cores
+from outrider.kernels.machine import cpu_name
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.devices import resolve_device
 from outrider.models.loading import ModelSource, load_model
@@ -57,7 +58,7 @@ def profile_key(models: Models, runtime: Runtime) -> dict[str, JsonValue]:
         "device": str(device),
         "gpu": gpu,
         "cpu": cpu_name(),
-        "cores": usable_cores(),
+        "cores": cores(),
         "kernels": hash_of("")[:8] if kernels.available() else None,
         "outrider": ".".join(__version__.split(".")[:2]),
     }
