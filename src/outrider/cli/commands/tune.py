@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.cli.options.bench_options import MODELS, GivenDraft, GivenQualifier
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from outrider.strategy import Profile
     from outrider.tuning.settings import TuneSettings
 
-MODELS, TEXTS, MEASURE, OUTPUT = "Models", "Texts", "Measurement", "Output"
+TEXTS, MEASURE, OUTPUT = "Texts", "Measurement", "Output"
 _CANNOT_TELL = 3
 """Exit code of a check that does not tell."""
 
@@ -33,13 +34,8 @@ class TunedModels:
     target: Annotated[
         str, option(panel=MODELS, help="A family, a known model (smollm2), a folder or a hub name.")
     ] = "tiny"
-    qualifier: Annotated[
-        str | None,
-        option(panel=MODELS, help="The middle model; 'none' leaves out that of a family."),
-    ] = None
-    draft: Annotated[
-        str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
-    ] = None
+    qualifier: GivenQualifier = None
+    draft: GivenDraft = None
     cost_scale: Annotated[
         str | None,
         option(
