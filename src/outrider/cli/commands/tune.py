@@ -2,11 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +12,11 @@ from outrider.cli.options.bench_options import MODELS, GivenDraft, GivenQualifie
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
+from outrider.cli.ui.progress import measuring
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import OptionError, one_line
 
 if TYPE_CHECKING:
-    from outrider.bench.line_up import Progress
     from outrider.strategy import Profile
     from outrider.tuning.settings import TuneSettings
 
@@ -189,7 +187,7 @@ def tune(
     files: list[Path | None] = []
     parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
     screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
-    with _progress(screen) as progress:
+    with measuring(screen) as progress:
         profile = run_tuning(
             settings,
             command=shlex.join(["outrider", *sys.argv[1:]]),
@@ -274,7 +272,7 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     from outrider.tuning.tune import check
 
     profile = Profile.load(file)
-    with _progress(screen) as progress:
+    with measuring(screen) as progress:
         holds, speedup = check(profile, settings, progress)
     found = "nothing was measured" if speedup is None else f"speedup {speedup}"
     answers = {True: "holds", False: "is no longer true", None: "may be true or not: cannot tell"}
@@ -287,17 +285,3 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     if not holds:
         screen.note(f"measure again: {one_line(profile.command)}")
         raise typer.Exit(_CANNOT_TELL if holds is None else 1)
-
-
-@contextmanager
-def _progress(screen: Screen) -> "Iterator[Progress]":
-    """Context manager: a function that moves a progress bar on standard error."""
-    from rich.progress import Progress
-
-    with Progress(console=screen.err, transient=True, disable=not screen.err.is_terminal) as bar:
-        task: Any = bar.add_task("checking", total=None)
-
-        def tell(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
-        yield tell
