@@ -242,14 +242,14 @@ def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
         return
     screen.out.print(report.sentence(profile), style="bold", markup=False, soft_wrap=True)
     for line in report.notes(profile):
-        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.line(line)
     if rows := report.table(profile, 1 << 10 if output.explain else 12):
         screen.table("Speedup over plain decoding, with 95 % intervals", rows)
     for line in report.bars(profile):
-        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.line(line)
     if output.explain:
         for line in report.skipped(profile):
-            screen.out.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+            screen.line(f"left out: {line}")
 
 
 def _show(file: Path, output: TuneOutput, screen: Screen) -> None:
@@ -276,12 +276,7 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
         holds, speedup = check(profile, settings, progress)
     found = "nothing was measured" if speedup is None else f"speedup {speedup}"
     answers = {True: "holds", False: "is no longer true", None: "may be true or not: cannot tell"}
-    screen.out.print(
-        f"The profile ({profile.verdict}) {answers[holds]}: {found}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    screen.line(f"The profile ({profile.verdict}) {answers[holds]}: {found}")
     if not holds:
         screen.note(f"measure again: {one_line(profile.command)}")
         raise typer.Exit(_CANNOT_TELL if holds is None else 1)
