@@ -32,7 +32,6 @@ from outrider.core.types import Budget, Draft, IntArray, as_ids
 from outrider.drafters import Lookup
 from outrider.engine.generator import Generator
 from outrider.inputs.prompts.reading import read_prompt
-from outrider.policies.guard import check_mode
 from outrider.protocols import DrafterState
 from outrider.strategy import Strategy
 from outrider.strategy.description import lower_models
@@ -79,7 +78,7 @@ def fresh(strategy: Strategy) -> Strategy:
     """Return the strategy with a drafter that remembers no text: drafters of two systems must not
     copy from each other. Models are shared."""
     models = {id(model): model for model in (*lower_models(strategy.drafter), strategy.target)}
-    return replace(strategy, drafter=deepcopy(strategy.drafter, {**models}))
+    return replace(strategy, drafter=deepcopy(strategy.drafter, models))
 
 
 def systems(loaded: Generator, sampling: dict[str, Any]) -> list[StrategySystem]:
@@ -91,7 +90,7 @@ def systems(loaded: Generator, sampling: dict[str, Any]) -> list[StrategySystem]
     kinds = {"auto": loaded.strategy, "useless": useless}
 
     def build(strategy: Strategy, mode: str) -> Generator:
-        return Generator(fresh(strategy), defaults=loaded.defaults, guard=check_mode(mode))
+        return Generator(fresh(strategy), defaults=loaded.defaults, guard=mode)
 
     plain = StrategySystem("none", lambda: build(loaded.strategy.undrafted, "off"), sampling)
     return [plain] + [
@@ -144,7 +143,8 @@ def main() -> None:
 def report(runs: Sequence[tuple[Run, float]]) -> None:
     """Print for each system its speed beside undrafted decoding, by both clocks."""
     keyed = {(run.system, run.task, run.repeat): (run, cpu) for run, cpu in runs}
-    print("| system | seconds of the processor | by the clock | drafted rounds | equal texts |")
+    heads = ("system", "seconds of the processor", "by the clock", "drafted tokens a round")
+    print(f"| {' | '.join(heads)} | equal texts |")
     print("|---|---|---|---|---|")
     for name in dict.fromkeys(run.system for run, _ in runs):
         own = [(key, pair) for key, pair in keyed.items() if key[0] == name]
@@ -154,7 +154,7 @@ def report(runs: Sequence[tuple[Run, float]]) -> None:
         equal = sum(tuple(o[0].token_ids) == tuple(b[0].token_ids) for o, b in pairs)
         drafts = sum(o[0].drafted > 0 and o[0].drafted / max(o[0].rounds, 1) for o, _ in pairs)
         shown = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" if r else "-" for r in (cpu, wall)]
-        share = f"{drafts / len(pairs):.2f} tokens a round"
+        share = f"{drafts / len(pairs):.2f}"
         print(f"| {name} | {shown[0]} | {shown[1]} | {share} | {equal} of {len(pairs)} |")
 
 

@@ -27,6 +27,11 @@ def steady(speed: float, spread: bool = True, tokens: float = 1.5) -> Round:
     return lambda n, rng: (2.0 / speed, 1.0 + rng.binomial(4, 0.25))
 
 
+def exact(speed: float) -> Round:
+    """Rounds of two tokens and of exactly this speed."""
+    return steady(speed, spread=False, tokens=2.0)
+
+
 def turning(first: Round, then: Round, at: int) -> Round:
     """Rounds that change once."""
     return lambda n, rng: (first if n < at else then)(n, rng)

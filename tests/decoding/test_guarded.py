@@ -123,8 +123,16 @@ def test_seconds_of_reading_by_the_drafter_are_not_those_of_a_round(clock: Clock
             clock.now += 1000.0
             return super().begin(*args)
 
-    guard = Guard()
+    seen: list[float] = []
+
+    class Noting(Guard):
+        def note(self, batch: int, asked: bool, seconds: float, tokens: float) -> None:
+            seen.append(seconds)
+            super().note(batch, asked, seconds, tokens)
+
+    guard = Noting()
     guarded(Reading(model=FAMILY.draft), guard, max_new_tokens=60)
+    assert clock.now > 1000.0 and min(seen) > 0.0 and max(seen) < 1.0
     assert guard.report.state == "on"
 
 

@@ -188,8 +188,9 @@ def test_a_corrupt_file_is_ignored_with_a_line(kind: str) -> None:
     file = profile().place
     file.parent.mkdir(parents=True)
     file.write_text(BROKEN[kind])
-    with pytest.warns(OutriderWarning, match="is not a profile: it is ignored"):
+    with pytest.warns(OutriderWarning, match="is not a profile: it is ignored") as caught:
         assert outrider.load(FAMILY.target).profile is None
+    assert [one.filename for one in caught] == [__file__]
     with pytest.raises(OptionError, match=r"is not a profile\. Make one with `outrider tune`"):
         outrider.load(FAMILY.target, profile=file)
 
@@ -207,7 +208,7 @@ def test_a_profile_with_options_that_no_longer_exist_is_ignored(options: dict[st
     with pytest.warns(OutriderWarning, match="is ignored: ") as caught:
         assert outrider.load(FAMILY.target).profile is None
     [message] = [str(one.message) for one in caught]
-    assert str(file) in message
+    assert str(file) in message and caught[0].filename == __file__
     assert message.endswith(r"Remove it, or measure again: a\nb\x1b[0m")
     with pytest.raises(OptionError, match="cannot be used: ") as refused:
         outrider.load(FAMILY.target, profile=file)
@@ -243,6 +244,7 @@ def test_line_breaks_of_a_file_are_escaped() -> None:
         outrider.load(FAMILY.target, profile=given)
     [message] = [str(one.message) for one in caught]
     assert r"cpu x\ny, now " in message
+    assert caught[0].filename == __file__, "the caller of load"
     assert message.endswith(r"a\x1b[31m")
 
 

@@ -80,6 +80,11 @@ def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
             raise OptionError(f"unknown {kind} {name!r}", hint=nearest(name, names))
 
 
+def in_short(error: BaseException) -> str:
+    """Return the kind of an error and the first 200 characters of its text, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def one_line(text: str) -> str:
     """Escape line breaks and control characters, for text of unknown files in messages."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from outrider.core.counters import Counters
+from outrider.core.errors import in_short
 from outrider.core.tree import check_parents
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified
 from outrider.decoding.wrapping import WrappedDrafter
@@ -148,7 +149,7 @@ class Deferred(WrappedDrafter):
         if self.guard is None or not live:
             raise error
         for state in live:
-            state.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            state.off = in_short(error)
             state.owed = []
         self.guard.failed(error)
 

@@ -18,13 +18,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def usable_cores() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def load_average() -> float | None:
     """Return how many processes wanted to run in the last minute; None if the system does not
     say."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from outrider.core.values import JsonValue
-from outrider.kernels.machine import load_average, usable_cores
+from outrider.kernels.library import cores
+from outrider.kernels.machine import load_average
 from outrider.models.costs import forward_seconds
 from outrider.policies.surface import CostSurface
 from outrider.protocols import LanguageModel
@@ -91,7 +92,7 @@ def measure_facts(model: LanguageModel, limit: float, measure: Measure | None = 
     widths = [n for n in WIDTHS if n < model.info.context_length]
     seconds = (measure or _timed)(model, widths, limit)
     overhead = round_overhead(model)
-    return Facts(seconds=seconds, overhead=overhead, load=load_average(), cores=usable_cores())
+    return Facts(seconds=seconds, overhead=overhead, load=load_average(), cores=cores())
 
 
 def _timed(model: LanguageModel, widths: Sequence[int], limit: float) -> Mapping[int, float]:

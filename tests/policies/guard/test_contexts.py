@@ -4,18 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from benchmarks.guard.machine import Machine, Round
+from benchmarks.guard.machine import Machine, Round, exact
 
 from outrider.policies.guard.phase import BASE, OTHER, Phase, is_other
 from outrider.policies.guard.watch import FLANK
 
 REQUEST = 35
 """Rounds of one request."""
-
-
-def exact(speed: float) -> Round:
-    """Rounds of two tokens and of exactly this speed."""
-    return lambda n, rng: (2.0 / speed, 2.0)
 
 
 def turns(make: Round, rounds: int, seed: int = 1) -> Machine:

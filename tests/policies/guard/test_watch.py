@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from benchmarks.guard.machine import Machine, Round, off, steady, turning
+from benchmarks.guard.machine import Machine, Round, exact, off, steady, turning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,11 +25,6 @@ from outrider.policies.guard.watch import (
     LAST_WAIT,
 )
 from outrider.strategy.catalogue import GUARD_MODES
-
-
-def exact(speed: float) -> Round:
-    """Rounds of two tokens and of exactly this speed."""
-    return lambda n, rng: (2.0 / speed, 2.0)
 
 
 def quiet(make: Round, **options: object) -> Machine:

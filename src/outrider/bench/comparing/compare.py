@@ -1,12 +1,12 @@
 """How many times as fast one run is as another: paired by prompt, with a bootstrap interval."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from outrider.bench.comparing.files import Results
 from outrider.bench.measure import Run
-from outrider.bench.report.summary import ALL, by_task
+from outrider.bench.report.summary import ALL, ratios, seconds_per_token
 from outrider.bench.settings import changes
 from outrider.bench.statistics import Ratio, first_difference
 from outrider.bench.strategies import BASELINE
@@ -142,14 +142,15 @@ def _rows(
         for one, name in zip((a, b), pair, strict=True)
     )
     plain = [[run for run in one.runs if run.system == BASELINE] for one in (a, b)]
+    drift = ratios(plain[1], plain[0], seconds_per_token)
     workloads = list(dict.fromkeys(run.workload for run in first))
     for workload in [*workloads, ALL] if len(workloads) > 1 else workloads:
         own = [[run for run in runs if workload in (run.workload, ALL)] for runs in (first, second)]
         texts, equal, earliest = _texts(*own)
-        speed = _ratios(own[0], own[1], _seconds_per_token, timed)
-        drift = _ratios(plain[0], plain[1], _seconds_per_token, timed)
+        before, after = ([run for run in runs if run.task in timed] for runs in own)
+        speed = ratios(after, before, seconds_per_token)
         beside = {task: value / drift[task] for task, value in speed.items() if task in drift}
-        decoding = _ratios(own[0], own[1], _decoding, timed)
+        decoding = ratios(after, before, _decoding)
         yield Compared(
             workload=workload,
             first=pair[0],
@@ -163,26 +164,10 @@ def _rows(
         )
 
 
-def _seconds_per_token(run: Run) -> float:
-    return run.seconds_per_token
-
-
 def _decoding(run: Run) -> float | None:
     """Seconds per token after the prompt; None if two clocks disagree so that none are left."""
     seconds = run.decode_seconds_per_token
     return seconds if seconds is not None and seconds > 0.0 else None
-
-
-def _ratios(
-    first: Sequence[Run],
-    second: Sequence[Run],
-    rate: Callable[[Run], float | None],
-    timed: set[str],
-) -> Mapping[str, float]:
-    """Return for each prompt the seconds of the first run over those of the second: medians over
-    repeats."""
-    ours, theirs = by_task(first, rate), by_task(second, rate)
-    return {t: ours[t] / theirs[t] for t in ours if t in theirs and t in timed}
 
 
 def _texts(first: Sequence[Run], second: Sequence[Run]) -> tuple[int, int, int | None]:

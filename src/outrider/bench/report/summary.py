@@ -84,7 +84,7 @@ def _workload(measured: Measured, name: str, short: set[str]) -> dict[str, Any]:
         },
         "against_rivals": {
             rival: {
-                system: _ratio(own, by_system[rival], _seconds_per_token)
+                system: _ratio(own, by_system[rival], seconds_per_token)
                 for system, own in by_system.items()
                 if system not in measured.rivals
             }
@@ -108,7 +108,7 @@ def _best(by_system: Mapping[str, list[Run]], measured: Measured) -> dict[str, A
     found: dict[str, Any] = {"strategy": own}
     for kind, group in {"rival": rivals, "lookup_rival": lookups}.items():
         name = _fastest(group) if group else None
-        ratio = _ratio(by_system[own], group[name], _seconds_per_token) if name else None
+        ratio = _ratio(by_system[own], group[name], seconds_per_token) if name else None
         found |= {kind: name, f"against_{kind}": ratio}
     return found
 
@@ -117,7 +117,7 @@ def _fastest(systems: Mapping[str, list[Run]]) -> str:
     """Return the system with the best geometric mean over prompts of the medians over repeats."""
 
     def seconds(runs: list[Run]) -> float:
-        return geometric_mean(by_task(runs, _seconds_per_token).values())
+        return geometric_mean(_by_task(runs, seconds_per_token).values())
 
     return min(systems, key=lambda name: seconds(systems[name]))
 
@@ -133,7 +133,7 @@ def _figures(
         "tokens_per_second": _spread([1 / r.seconds_per_token for r in runs]),
         "ttft_ms": _spread([1000 * r.ttft_seconds for r in runs]),
         "tpot_ms": _spread([1000 * t for r in runs if (t := r.tpot_seconds) is not None]),
-        "speedup": _ratio(runs, base, _seconds_per_token),
+        "speedup": _ratio(runs, base, seconds_per_token),
         "decode_speedup": _ratio(runs, base, lambda r: r.decode_seconds_per_token),
         "repeated_share": metrics.ratio(sum(r.repeated for r in runs), tokens),
         "peak_resident_bytes": max(r.peak_bytes for r in runs),
@@ -174,20 +174,25 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return found.to_dict() if found else None
 
 
-def _seconds_per_token(run: Run) -> float:
+def seconds_per_token(run: Run) -> float:
+    """Return the seconds of a text, prompt included, per token."""
     return run.seconds_per_token
 
 
 def _ratio(runs: Sequence[Run], base: Sequence[Run], rate: Rate) -> dict[str, float] | None:
-    """Compute how many times faster `runs` are than `base`: medians over repeats, paired by
-    prompt.
-    """
-    ours, theirs = by_task(runs, rate), by_task(base, rate)
-    ratio = Ratio.of([theirs[task] / ours[task] for task in ours if task in theirs])
+    """Compute how many times faster `runs` are than `base`."""
+    ratio = Ratio.of(list(ratios(runs, base, rate).values()))
     return ratio.to_dict() if ratio else None
 
 
-def by_task(runs: Sequence[Run], rate: Rate) -> dict[str, float]:
+def ratios(runs: Sequence[Run], base: Sequence[Run], rate: Rate) -> dict[str, float]:
+    """Return for each prompt of both how many times faster `runs` are than `base`, by the medians
+    over repeats."""
+    ours, theirs = _by_task(runs, rate), _by_task(base, rate)
+    return {task: theirs[task] / ours[task] for task in ours if task in theirs}
+
+
+def _by_task(runs: Sequence[Run], rate: Rate) -> dict[str, float]:
     """Return the median rate of each prompt over its repeats, where there is a rate."""
     found: dict[str, list[float]] = {}
     for run in runs:

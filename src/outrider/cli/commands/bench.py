@@ -28,6 +28,7 @@ from outrider.cli.options.bench_options import (
 from outrider.cli.options.groups import grouped
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.bench_tables import show
+from outrider.cli.ui.progress import measuring
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import OptionError
 
@@ -171,15 +172,7 @@ def _bench(
 
 def _measured(job: Any, screen: Screen) -> "Measured":
     """Run the measurement with a progress bar on standard error."""
-    from rich.progress import Progress
-
-    hidden = not screen.err.is_terminal
-    with Progress(console=screen.err, transient=True, disable=hidden) as bar:
-        task = bar.add_task("checking")
-
-        def tell(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
+    with measuring(screen) as tell:
         return job.run(tell)
 
 

@@ -2,26 +2,25 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from outrider.cli.options.bench_options import MODELS, GivenDraft, GivenQualifier
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.cli.options.options import Runtime, option
+from outrider.cli.ui.progress import measuring
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import OptionError, one_line
 
 if TYPE_CHECKING:
-    from outrider.bench.line_up import Progress
     from outrider.strategy import Profile
     from outrider.tuning.settings import TuneSettings
 
-MODELS, TEXTS, MEASURE, OUTPUT = "Models", "Texts", "Measurement", "Output"
+TEXTS, MEASURE, OUTPUT = "Texts", "Measurement", "Output"
 _CANNOT_TELL = 3
 """Exit code of a check that does not tell."""
 
@@ -33,13 +32,8 @@ class TunedModels:
     target: Annotated[
         str, option(panel=MODELS, help="A family, a known model (smollm2), a folder or a hub name.")
     ] = "tiny"
-    qualifier: Annotated[
-        str | None,
-        option(panel=MODELS, help="The middle model; 'none' leaves out that of a family."),
-    ] = None
-    draft: Annotated[
-        str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
-    ] = None
+    qualifier: GivenQualifier = None
+    draft: GivenDraft = None
     cost_scale: Annotated[
         str | None,
         option(
@@ -193,7 +187,7 @@ def tune(
     files: list[Path | None] = []
     parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
     screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
-    with _progress(screen) as progress:
+    with measuring(screen) as progress:
         profile = run_tuning(
             settings,
             command=shlex.join(["outrider", *sys.argv[1:]]),
@@ -248,14 +242,14 @@ def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
         return
     screen.out.print(report.sentence(profile), style="bold", markup=False, soft_wrap=True)
     for line in report.notes(profile):
-        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.line(line)
     if rows := report.table(profile, 1 << 10 if output.explain else 12):
         screen.table("Speedup over plain decoding, with 95 % intervals", rows)
     for line in report.bars(profile):
-        screen.out.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.line(line)
     if output.explain:
         for line in report.skipped(profile):
-            screen.out.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+            screen.line(f"left out: {line}")
 
 
 def _show(file: Path, output: TuneOutput, screen: Screen) -> None:
@@ -278,30 +272,11 @@ def _check(file: Path, settings: "TuneSettings", screen: Screen) -> None:
     from outrider.tuning.tune import check
 
     profile = Profile.load(file)
-    with _progress(screen) as progress:
+    with measuring(screen) as progress:
         holds, speedup = check(profile, settings, progress)
     found = "nothing was measured" if speedup is None else f"speedup {speedup}"
     answers = {True: "holds", False: "is no longer true", None: "may be true or not: cannot tell"}
-    screen.out.print(
-        f"The profile ({profile.verdict}) {answers[holds]}: {found}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    screen.line(f"The profile ({profile.verdict}) {answers[holds]}: {found}")
     if not holds:
         screen.note(f"measure again: {one_line(profile.command)}")
         raise typer.Exit(_CANNOT_TELL if holds is None else 1)
-
-
-@contextmanager
-def _progress(screen: Screen) -> "Iterator[Progress]":
-    """Context manager: a function that moves a progress bar on standard error."""
-    from rich.progress import Progress
-
-    with Progress(console=screen.err, transient=True, disable=not screen.err.is_terminal) as bar:
-        task: Any = bar.add_task("checking", total=None)
-
-        def tell(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
-        yield tell

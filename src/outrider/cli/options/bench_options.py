@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 MODELS, WORK, SAMPLING = "Models", "What is measured", "Sampling"
 
+GivenQualifier = Annotated[
+    str | None, option(panel=MODELS, help="The middle model; 'none' leaves out that of a family.")
+]
+GivenDraft = Annotated[
+    str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
+]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Costs:
@@ -56,13 +63,8 @@ class Costs:
 class Drafts:
     """Options for the smaller models."""
 
-    qualifier: Annotated[
-        str | None,
-        option(panel=MODELS, help="The middle model; 'none' leaves out that of a family."),
-    ] = None
-    draft: Annotated[
-        str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
-    ] = None
+    qualifier: GivenQualifier = None
+    draft: GivenDraft = None
     cost_scale_qualifier: Annotated[
         str | None, option(panel=MODELS, metavar="10M|x4", help="The same for the qualifier.")
     ] = None

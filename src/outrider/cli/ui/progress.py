@@ -1,11 +1,15 @@
-"""A progress bar of images on standard error, if that is a terminal."""
+"""Progress bars on standard error, if that is a terminal: of images, and of measurements."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from outrider.cli.ui.render import Screen
+
+if TYPE_CHECKING:
+    from outrider.bench.line_up import Progress
 
 
 class ImageProgress:
@@ -65,3 +69,18 @@ class ImageProgress:
             yield
         finally:
             self._bar.start()
+
+
+@contextmanager
+def measuring(screen: Screen) -> "Iterator[Progress]":
+    """Context manager: a function that moves the progress bar of a measurement."""
+    from rich.progress import Progress
+
+    hidden = not screen.err.is_terminal
+    with Progress(console=screen.err, transient=True, disable=hidden) as bar:
+        task = bar.add_task("checking", total=None)
+
+        def tell(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield tell

@@ -66,6 +66,10 @@ class Screen:
         for piece, source in spans:
             self.write(piece, source)
 
+    def line(self, text: str) -> None:
+        """Write a line of text, which is not wrapped."""
+        self.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def note(self, text: str) -> None:
         """Write a dimmed note about the text."""
         sys.stdout.flush()

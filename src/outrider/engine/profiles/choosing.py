@@ -21,7 +21,8 @@ from outrider.core.version import __version__
 from outrider.engine.learners.learning import Learning
 from outrider.engine.options import Models, Reading, Runtime
 from outrider.kernels.compile import hash_of
-from outrider.kernels.machine import cpu_name, usable_cores
+from outrider.kernels.library import cores
+from outrider.kernels.machine import cpu_name
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.devices import resolve_device
 from outrider.models.loading import ModelSource, load_model
@@ -36,7 +37,8 @@ AUTO, NONE = "auto", "none"
 
 _LOG = logging.getLogger("outrider")
 _STACK = 4
-"""Calls between the warning and the caller of `load`."""
+"""Calls from the warning to the caller of `load`, for a profile that is named; one more for the
+cache."""
 
 
 def profile_key(models: Models, runtime: Runtime) -> dict[str, JsonValue]:
@@ -57,7 +59,7 @@ def profile_key(models: Models, runtime: Runtime) -> dict[str, JsonValue]:
         "device": str(device),
         "gpu": gpu,
         "cpu": cpu_name(),
-        "cores": usable_cores(),
+        "cores": cores(),
         "kernels": hash_of("")[:8] if kernels.available() else None,
         "outrider": ".".join(__version__.split(".")[:2]),
     }
@@ -147,19 +149,19 @@ def _cached(
         try:
             found.append((Profile.load(file), file))
         except OptionError as error:
-            _warn(f"{error.problem}: it is ignored. Remove it, or measure again: outrider tune")
+            text = f"{error.problem}: it is ignored. Remove it, or measure again: outrider tune"
+            _warn(text, _STACK + 1)
     found.sort(key=lambda one: (one[0].finished, one[0].date), reverse=True)
     matching = [one for one in found if not one[0].differences(key) and one[0].lossless]
     for profile, file in matching:
         try:
             followed = replace(speculation, **profile.load_options())
         except OptionError as error:
-            _warn(
-                one_line(
-                    f"the profile {file} is ignored: {error.problem}. Remove it, or measure again: "
-                    f"{profile.command}"
-                )
+            text = one_line(
+                f"the profile {file} is ignored: {error.problem}. Remove it, or measure again: "
+                f"{profile.command}"
             )
+            _warn(text, _STACK + 1)
             continue
         _tell(profile, "the profile in the cache")
         return profile, followed
@@ -187,5 +189,5 @@ def _tell(profile: Profile, what: str) -> None:
     _LOG.info("%s of %s: %s (%s)", *map(one_line, words))
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, OutriderWarning, stacklevel=_STACK)
+def _warn(text: str, stack: int = _STACK) -> None:
+    warnings.warn(text, OutriderWarning, stacklevel=stack)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from outrider.core.errors import OutriderError
+from outrider.core.errors import OutriderError, in_short
 from outrider.core.types import FinishReason
 from outrider.decoding import Learned, SequenceState, Session
 from outrider.decoding.generation import Generation
@@ -136,7 +136,7 @@ class Engine:
                     self._wait()
                 self.step()
         except BaseException as error:  # whatever ends the thread, its clients must be told
-            dead = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            dead = in_short(error)
             log.exception("the engine thread ended")
         finally:
             self._receive()
@@ -388,7 +388,7 @@ class Engine:
         self._session = Session(self._strategy.stage)
         self._prefixes.shrink(0)
         self._drafting.off = True
-        self._totals.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        self._totals.off = in_short(error)
 
 
 def _past(limit: float | None, now: float) -> bool:

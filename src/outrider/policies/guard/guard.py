@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from outrider.core.checks import shown
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, in_short
 from outrider.policies.guard.allowance import Allowance
 from outrider.policies.guard.report import Cause, GuardReport, State, Switch
 from outrider.policies.guard.watch import Watch
@@ -100,10 +100,7 @@ class Guard:
         if self.errors == 1:
             log.error("the drafter failed; its requests go on without drafts", exc_info=error)
         if self.errors == MOST_ERRORS:
-            text = " ".join(str(error).split())[:200]
-            self._failed = (
-                f"the drafter raised {self.errors} errors: {type(error).__name__}: {text}"
-            )
+            self._failed = f"the drafter raised {self.errors} errors: {in_short(error)}"
             self._failed_at = self._rounds
             self._tell(Switch(to=State.FAILED, cause=Cause.ERRORS, reason=self._failed), "all")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from outrider.core.checks import Range, check_ranges
+from outrider.core.errors import in_short
 from outrider.engine.serving.messages import Ended, EngineState, Event, Piece, Submission, Timing
 from outrider.engine.serving.scheduler import slots_of
 from outrider.server.replicas.places import Place, Places
@@ -138,7 +139,7 @@ class RemoteEngine:
             with self._runner as runner:
                 runner.run(self._main())
         except BaseException as error:  # whatever ends the thread, its clients must be told
-            dead = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            dead = in_short(error)
             log.exception("the thread of the replicas ended")
         finally:
             failure = "draining" if dead == "stopped" else "engine_error"
