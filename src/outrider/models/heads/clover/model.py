@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from outrider.core.errors import ContextError
 from outrider.core.types import IntArray
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import CacheLayout
@@ -19,7 +18,7 @@ from outrider.models.heads.cache import Following, HeadCache
 from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadShape
-from outrider.models.heads.model import HeadInputs, HeadModel
+from outrider.models.heads.model import HeadInputs, HeadModel, heads_of_rows
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.attention import reach
 from outrider.models.llama.base import cache_layout
@@ -108,15 +107,9 @@ class CloverModel(HeadModel):
         tokens = torch.from_numpy(feed.tokens[keep])
         if network.config.regressive:
             return network.step(before, tokens, 1)
-        state, predicted = before, torch.empty_like(before)
-        depths = feed.positions[keep] - cache.places.at(len(cache.text)) + 1
-        for head in sorted(set(depths.tolist())):
-            if head >= network.config.heads:
-                raise ContextError(
-                    f"{self.info.name} drafts at most {network.config.heads} tokens after a text, "
-                    f"and token {head + 1} is asked for",
-                    hint="Ask for shorter drafts",
-                )
-            here = torch.from_numpy(depths == head)
+        predicted = torch.empty_like(before)
+        heads = heads_of_rows(cache, feed, keep.tolist(), network.config.heads, self.info.name)
+        for head in set(heads):
+            here = [row for row, own in enumerate(heads) if own == head]
             predicted[here] = network.step(before[here], tokens[here], head)[1]
-        return state, predicted
+        return before, predicted
