@@ -26,24 +26,6 @@ from outrider.models.llama.rope import RotaryTable
 from outrider.protocols import LanguageModel
 
 
-class CloverCache(HeadCache):
-    """The cache of `CloverModel`.
-
-    Args:
-        layout: of the model.
-        longest: the largest number of drafted tokens; None: no limit.
-    """
-
-    def __init__(self, layout: CacheLayout, longest: int | None) -> None:
-        super().__init__(layout)
-        self._longest = longest
-
-    @property
-    def longest(self) -> int | None:
-        """The largest number of tokens that are drafted after the text; None: no limit."""
-        return self._longest
-
-
 class CloverModel(HeadModel):
     """Clover heads as a `LanguageModel`.
 
@@ -67,8 +49,8 @@ class CloverModel(HeadModel):
         layout = cache_layout(config.layer, torch.float32, device)
         return replace(layout, num_layers=config.layers)
 
-    def _fresh_cache(self) -> CloverCache:
-        return CloverCache(self._layout, self._network.config.longest)
+    def _fresh_cache(self) -> HeadCache:
+        return HeadCache(self._layout, longest=self._network.config.longest)
 
     def _run(
         self, cache: Following, feed: Feed, inputs: HeadInputs, keep: IntArray
