@@ -23,6 +23,7 @@ from tests.exactness.setups.rigs import (
     generation,
     next_turn,
     outputs,
+    preempted,
     run,
     samples,
     stage,
@@ -142,19 +143,8 @@ def test_a_window_that_fills_up(known: Any, folder: Path, case: Any) -> None:
 def test_a_session_with_preemption(known: Any, folder: Path, case: Any, name: str) -> None:
     """Requests that come in parts, leave, and come again; their drafts are read in parts too."""
     whole = drafted(known, folder, case, name)
-    options: dict[str, Any] = {"temperature": 1.2, "max_new_tokens": 14}
-    plain = outputs(run(undrafted(whole), PROMPTS, **options))
-    made = [generation(prompt, **options) for prompt in PROMPTS]
-    session = Session(whole)
-    session.add(made[:2])
-    session.add(made[2:], chunk=2)
-    for turn in range(60):
-        if turn in (3, 6):
-            session.preempt(made[0])
-            session.add(made[:1], chunk=3 if turn == 3 else None)
-        session.step(draft_rows=3 if turn % 2 else None)
-        if not session.pending:
-            break
+    plain = outputs(run(undrafted(whole), PROMPTS, temperature=1.2, max_new_tokens=14))
+    made = preempted(whole, PROMPTS, temperature=1.2, max_new_tokens=14)
     assert outputs(made) == plain
     assert sum(g.counters.drafted for g in made) > 0
 

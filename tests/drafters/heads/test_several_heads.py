@@ -10,7 +10,7 @@ import torch
 
 from outrider import kernels
 from outrider.acceptance import Rejection, Typical
-from outrider.decoding import Session, generate
+from outrider.decoding import generate
 from outrider.drafters import Fallback, ModelDrafter, Qualified, TreeDrafter
 from outrider.drafters.copying.suffix import Suffix
 from outrider.drafters.heads.chimera import chimera_of
@@ -26,6 +26,7 @@ from tests.exactness.setups.rigs import (
     generation,
     next_turn,
     outputs,
+    preempted,
     run,
     samples,
     stage,
@@ -128,19 +129,8 @@ def test_a_window_that_fills_up(rigs: Rigs, folder: Path, kind: str) -> None:
 def test_a_session_with_preemption(rigs: Rigs, folder: Path, name: str, kind: str) -> None:
     rig = rigs[f"{kind}-{COMPILED[0]}"]
     whole = stage(rig.target, drafters(rig, folder)[name](), policy=TREE)
-    options: dict[str, Any] = {"temperature": 1.2, "max_new_tokens": 14}
-    plain = outputs(run(undrafted(whole), PROMPTS, **options))
-    made = [generation(prompt, **options) for prompt in PROMPTS]
-    session = Session(whole)
-    session.add(made[:2])
-    session.add(made[2:], chunk=2)
-    for turn in range(60):
-        if turn in (3, 6):
-            session.preempt(made[0])
-            session.add(made[:1], chunk=3 if turn == 3 else None)
-        session.step(draft_rows=3 if turn % 2 else None)
-        if not session.pending:
-            break
+    plain = outputs(run(undrafted(whole), PROMPTS, temperature=1.2, max_new_tokens=14))
+    made = preempted(whole, PROMPTS, temperature=1.2, max_new_tokens=14)
     assert outputs(made) == plain
     assert sum(g.counters.drafted for g in made) > 0
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from outrider.acceptance import Match
-from outrider.decoding import Stage
+from outrider.decoding import Session, Stage
 from outrider.decoding.generation import Generation
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.policies import CostSurface, ExpectedGain, FixedLength, Source
@@ -35,6 +35,7 @@ __all__ = [
     "nests",
     "next_turn",
     "outputs",
+    "preempted",
     "run",
     "samples",
     "stage",
@@ -93,3 +94,25 @@ def next_turn(
     [fresh] = run(undrafted(whole), [turn], **options)
     assert second.output == fresh.output
     return first, second
+
+
+def preempted(
+    whole: Stage, prompts: Sequence[tuple[int, ...]], *, temperature: float, max_new_tokens: int
+) -> list[Generation]:
+    """Answers in a session in which prompts come in parts, and the first request leaves and comes
+    again twice; every second round has few rows of drafts."""
+    made = [
+        generation(prompt, temperature=temperature, max_new_tokens=max_new_tokens)
+        for prompt in prompts
+    ]
+    session = Session(whole)
+    session.add(made[:2])
+    session.add(made[2:], chunk=2)
+    for turn in range(60):
+        if turn in (3, 6):
+            session.preempt(made[0])
+            session.add(made[:1], chunk=3 if turn == 3 else None)
+        session.step(draft_rows=3 if turn % 2 else None)
+        if not session.pending:
+            break
+    return made

@@ -17,8 +17,9 @@ from outrider.protocols import Segment
 from outrider.training.core.loop import StopSignal
 from outrider.training.core.state import load_checkpoint
 from outrider.training.heads.prompts import PromptFile
+from outrider.training.heads.recording import Example
 from outrider.training.lud.config import LudRecipe
-from outrider.training.lud.fit import Example, Samples, guess_rates, label_chances, text_loss
+from outrider.training.lud.fit import Samples, guess_rates, label_chances, text_loss
 from outrider.training.lud.train import tune, write
 from outrider.training.lud.tuned import Tuned
 from outrider.training.lud.units import PAD, beside, in_place, plain

@@ -12,8 +12,9 @@ from outrider.drafters.heads.prompt_tokens import PromptTokens
 from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
 from outrider.training.heads.prompts import PromptFile
+from outrider.training.heads.recording import Example
 from outrider.training.ppd.config import PpdRecipe
-from outrider.training.ppd.fit import Example, FitSettings, fit, fresh_table, loss_of, rank_rates
+from outrider.training.ppd.fit import FitSettings, fit, fresh_table, loss_of, rank_rates
 from outrider.training.ppd.guesses import Guesser
 from outrider.training.ppd.train import trained, write
 from tests.models.setups.make_checkpoints import make_checkpoint

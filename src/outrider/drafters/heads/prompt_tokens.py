@@ -11,7 +11,7 @@ from torch import Tensor
 from outrider.core.errors import OptionError, StrategyError, VocabularyError
 from outrider.core.values import JsonValue
 from outrider.protocols.model import LanguageModel
-from outrider.protocols.trained import read_trained
+from outrider.protocols.trained import TrainedFiles, read_trained
 
 KIND, FORMAT = "ppd", "outrider-ppd-1"
 """Name of the files, and the value of `format` in `ppd.json`."""
@@ -58,12 +58,9 @@ class PromptTokens:
         """
         files = read_trained(folder, KIND, FORMAT)
         table = files.tensor("table", -1, -1, -1)
-        rates = files.tensor("rates", len(table), -1)
-        if bool((rates < 0).any()) or bool((rates > 1).any()):
-            raise files.damaged("its rates are not shares")
         return cls(
             table=table,
-            rates=rates,
+            rates=_rates(files, len(table)),
             vocab_size=int(files.number("vocab_size")),
             place=str(folder),
             facts=files.facts,
@@ -77,10 +74,9 @@ class PromptTokens:
             CheckpointError: files that are missing or damaged.
         """
         files = read_trained(folder, PAD_KIND, PAD_FORMAT)
-        rates = files.tensor("rates", -1, -1)
-        if bool((rates < 0).any()) or bool((rates > 1).any()):
-            raise files.damaged("its rates are not shares")
-        found = cls.of_pad(files.tensor("pad", -1), rates, int(files.number("vocab_size")))
+        found = cls.of_pad(
+            files.tensor("pad", -1), _rates(files, -1), int(files.number("vocab_size"))
+        )
         return replace(found, place=str(folder), facts=files.facts)
 
     @classmethod
@@ -136,6 +132,14 @@ class PromptTokens:
 
     def __str__(self) -> str:
         return self.place or "(built)"
+
+
+def _rates(files: TrainedFiles, prompts: int) -> Float[Tensor, "prompts ranks"]:
+    """Return the rates of files, of any number of prompt tokens if `prompts` is -1."""
+    rates = files.tensor("rates", prompts, -1)
+    if bool((rates < 0).any()) or bool((rates > 1).any()):
+        raise files.damaged("its rates are not shares")
+    return rates
 
 
 def to_tensors(tokens: PromptTokens) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@
 embeddings and the reading of guesses are the same.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -88,9 +89,9 @@ class PromptDrafter:
     learns = True
 
     @property
+    @abstractmethod
     def trained(self) -> PromptTokens:
         """The embeddings."""
-        raise NotImplementedError
 
     def usable(
         self, state: PromptState, seen: Verified, logits: Tensor, best: NDArray[np.int32]

@@ -131,10 +131,21 @@ def skipped_of(text: Sequence[int], most: int | None) -> tuple[int, ...]:
 
 
 class HeadCache(Following, DecoderCache):
-    """The cache of `HeadModel`."""
+    """The cache of `HeadModel`.
 
-    def __init__(self, layout: CacheLayout) -> None:
+    Args:
+        layout: of the model, which shows that a cache is its own.
+        longest: the largest number of drafted tokens; None: no limit.
+    """
+
+    def __init__(self, layout: CacheLayout, *, longest: int | None = None) -> None:
         DecoderCache.__init__(self, layout)
+        self._longest = longest
+
+    @property
+    def longest(self) -> int | None:
+        """The largest number of tokens that a head drafts after the text; None: no limit."""
+        return self._longest
 
 
 class NativeHeadCache(Following, NativeCache):

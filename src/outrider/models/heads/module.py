@@ -176,10 +176,6 @@ class HeadModule(HeadNetwork[HeadConfig]):
         """Return queries, keys and values `[*rows, heads, head_dim]`, not rotated."""
         return self.layer.project(read)
 
-    def projected(self, read: Tensor, name: str) -> Float[Tensor, "*rows heads head_dim"]:
-        """Return queries (`name` is `q`), keys (`k`) or values (`v`), not rotated."""
-        return self.layer.projected(read, name)
-
     def leave(self, stream: Rows, attended: Float[Tensor, "*rows queries"]) -> Rows:
         """Return the stream after the layer, given the result of attention."""
         return self.layer.leave(stream, attended)

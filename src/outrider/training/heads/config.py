@@ -105,15 +105,13 @@ class HeadRecipe:
         alignment: for kind fspad: whether logits may leave the predicted state.
         trigram: for kind chimera: whether its encoder reads three tokens; else the last one only.
         context: for kind chimera: whether a layer reads the target's final states.
-        heads: number of heads of kinds medusa and chimera, which are trained together in both parts
-            of the training.
         layers: for kind clover: layers of the augmenting block; 0 leaves it out.
         regressive: for kind clover: whether later heads read the token that was drafted before.
-        heads: number of Medusa heads, which are trained together in both parts of the training.
+        heads: number of heads of kinds medusa and chimera, which are trained together in both parts
+            of the training.
         states: numbers of the target's hidden states that are recorded; the last one is the final
             state, which a head of EAGLE-3 does not fuse, and all others but hinted ones read alone.
-            Empty: after layer 2, in the middle, three
-            layers before the end, and the end.
+            Empty: after layer 2, in the middle, three layers before the end, and the end.
         draft_vocab: number of tokens that it can draft, beside hints.
         train_vocab: number of tokens over which it is trained, beside those of each batch.
         answers: how the answers are written.

@@ -47,6 +47,7 @@ from outrider.training.heads.kinds.medusa import (
 from outrider.training.heads.loss import acceptance, chain_loss, with_noise
 from outrider.training.heads.rounding import Rounding
 from outrider.training.heads.start import (
+    FACTORS,
     Teacher,
     fit_ridge,
     fit_states,
@@ -65,7 +66,6 @@ _RIDGE_TOKENS = 100_000
 _SAVED_SECONDS = 120.0
 _SOFTENED = 12
 """Texts on which the first scale of the logits is chosen."""
-_FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
 _ENTRIES = (
     *("fc/weight", "fc/bias", "recur/weight", "token/weight", "hint/weight"),
     *("encoder/out/weight", "state/weight", "output/weight"),
@@ -287,7 +287,7 @@ class HeadTrainer:
         self.head.lm_head = self._rows[ids]
         batch, fitted = self.texts.batch(places), norm.clone()
         losses: dict[float, float] = {}
-        for factor in _FACTORS:
+        for factor in FACTORS:
             norm.copy_(fitted * factor)
             losses[factor] = chain_loss(self.head, self._rotary, batch, self.teacher, ids, 1).item()
         best = min(losses, key=lambda factor: losses[factor])

@@ -32,11 +32,13 @@ _PART = 2048
 _QUIET_ATTENTION, _QUIET_MLP = 0.05, 0.02
 """Spread of the matrices that end attention and MLP, before they are divided by the root of their
 inputs: the layer adds almost nothing at first."""
+_RANDOM_END, _UNSURE = 0.3, 0.3
+"""The same for a layer that starts at random, and the factor of its last norm."""
 _SMALLEST = 0.1
 """Weights of the final norm below this part of their mean size are raised to it before they
 divide."""
-_RANDOM_END, _UNSURE = 0.3, 0.3
-"""The same for a layer that starts at random, and the factor of its last norm."""
+FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
+"""Factors of the logits of a fitted head, of which the one with the lowest loss is taken."""
 
 
 @dataclass(frozen=True, slots=True)

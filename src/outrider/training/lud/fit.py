@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, optim
 
-from outrider.core.types import IntArray
 from outrider.training.core.config import Stage
 from outrider.training.core.loop import StageRun, StopSignal, TrainingStopped, run_stage
 from outrider.training.core.state import save_tensors
+from outrider.training.heads.recording import Example
 from outrider.training.lud.config import LudRecipe
 from outrider.training.lud.tuned import Tuned
 from outrider.training.lud.units import (
@@ -32,14 +31,6 @@ from outrider.training.lud.units import (
 _PLACES = 48
 """Places of a held-out text after which guesses are counted."""
 _TOLD_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A text, and the last place of its prompt."""
-
-    ids: IntArray
-    first: int
 
 
 @torch.no_grad()
@@ -203,7 +194,7 @@ def guess_rates(
     """
     hits, count = torch.zeros(k - 1, ranks, dtype=torch.float64), 0
     for one in examples:
-        places = np.arange(one.first, len(one.ids) - k)
+        places = one.places(k - 1)
         places = places[:: max(1, -(-len(places) // _PLACES))]
         if not len(places):
             continue

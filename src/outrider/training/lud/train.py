@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import writing
 from outrider.core.values import JsonValue
 from outrider.drafters.heads.prompt_tokens import PAD_FORMAT, PAD_KIND, PromptTokens
 from outrider.models.llama.decoder import Decoder
@@ -15,10 +15,14 @@ from outrider.training.core.corpus import data_folder
 from outrider.training.core.loop import StopSignal, run_in
 from outrider.training.core.pairs import folder_of
 from outrider.training.core.state import save_tensors, write_json
-from outrider.training.heads.data import RecordedTexts
-from outrider.training.heads.recording import record_answers
+from outrider.training.heads.recording import (
+    Example,
+    record_answers,
+    recorded,
+    split_held_out,
+)
 from outrider.training.lud.config import LudRecipe
-from outrider.training.lud.fit import Example, fit, guess_rates, text_loss
+from outrider.training.lud.fit import fit, guess_rates, text_loss
 from outrider.training.lud.tuned import Tuned
 
 Report = Callable[[str], None]
@@ -61,12 +65,6 @@ def train_lud(
     return files
 
 
-def recorded(folder: Path, vocab_size: int) -> list[Example]:
-    """Return all recorded texts. Raises `OptionError` if there are none."""
-    texts = RecordedTexts(folder, vocab_size, 1, hints=False)
-    return [Example(texts.ids(place), place.prompt - 1) for place in texts.places]
-
-
 def tune(
     recipe: LudRecipe,
     target: Decoder,
@@ -91,12 +89,7 @@ def tune(
         OptionError: there are too few texts.
         TrainingStopped: `stop` asked for it, with a checkpoint.
     """
-    held_out, training = examples[: recipe.held_out], examples[recipe.held_out :]
-    if not training:
-        raise OptionError(
-            f"{len(examples)} answers are long enough, and {recipe.held_out} are held out",
-            hint="Record more answers, or lower held_out",
-        )
+    held_out, training = split_held_out(examples, recipe.held_out)
     tuned = Tuned(target, recipe.rank, recipe.lora_alpha, recipe.seed)
     before = text_loss(tuned, held_out)
     fit(tuned, training, held_out, recipe, folder, stop, report)

@@ -105,15 +105,14 @@ class Tuned(nn.Module):
     def __init__(self, target: Decoder, rank: int, alpha: float, seed: int) -> None:
         super().__init__()
         self.target = target
-        self._scale, self._seed = alpha / rank, torch.Generator().manual_seed(seed)
+        self._scale, self._generator = alpha / rank, torch.Generator().manual_seed(seed)
         self.updates = nn.ModuleList()
         config = target.config
         self._layers = [
             _TextLayer(i, self._with_updates(layer, rank), config)
             for i, layer in enumerate(target.weights.layers)
         ]
-        mean = target.weights.embed.mean(0)
-        self._pad = nn.Parameter(target.embed([0])[0] * 0 + mean / _PAD_RATE)
+        self._pad = nn.Parameter(target.weights.embed.mean(0) / _PAD_RATE)
         self._rotary = RotaryTable(config.rope, target.dtype, target.device)
         local = config.local_rope
         self._local_rotary = local and RotaryTable(local, target.dtype, target.device)
@@ -160,7 +159,7 @@ class Tuned(nn.Module):
         def updated(matrix: Projection | None) -> Projection | None:
             if not isinstance(matrix, Linear):  # experts are not tuned
                 return matrix
-            lora = LoraLinear(matrix, rank, self._scale, self._seed)
+            lora = LoraLinear(matrix, rank, self._scale, self._generator)
             self.updates.append(lora)
             return lora
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from outrider.core.types import IntArray
 from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.heads.recording import Example
 from outrider.training.ppd.guesses import Guesser, ReadText
 
 DECAY = 0.8
@@ -20,23 +21,6 @@ DECAY = 0.8
 _LOWEST = 0.02
 """The last learning rate, relative to the first one."""
 _TOLD_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A text with the places after which prompt tokens are trained.
-
-    Attributes:
-        ids: `[tokens]` of prompt and answer.
-        first: the place of the last token of the prompt.
-    """
-
-    ids: IntArray
-    first: int
-
-    def places(self, prompts: int) -> IntArray:
-        """Return all places of the answer that have `prompts` further tokens after the next one."""
-        return np.arange(self.first, len(self.ids) - 1 - prompts)
 
 
 def fresh_table(

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from outrider.acceptance import Match
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import writing
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Generation, generate
@@ -26,11 +26,15 @@ from outrider.training.core.loop import StopSignal, run_in
 from outrider.training.core.pairs import folder_of
 from outrider.training.core.state import save_tensors, write_json
 from outrider.training.heads.answers import read_numbers
-from outrider.training.heads.data import RecordedTexts
 from outrider.training.heads.prompts import training_prompts
-from outrider.training.heads.recording import record_answers
+from outrider.training.heads.recording import (
+    Example,
+    record_answers,
+    recorded,
+    split_held_out,
+)
 from outrider.training.ppd.config import PpdRecipe
-from outrider.training.ppd.fit import Example, FitSettings, fit, rank_rates
+from outrider.training.ppd.fit import FitSettings, fit, rank_rates
 from outrider.training.ppd.guesses import Guesser
 
 _MEASURED, _LONGEST = 16, 96
@@ -93,12 +97,7 @@ def trained(
         OptionError: there are too few texts.
         TrainingStopped: `stop` asked for it.
     """
-    held_out, training = examples[: recipe.held_out], examples[recipe.held_out :]
-    if not training:
-        raise OptionError(
-            f"{len(examples)} answers are long enough, and {recipe.held_out} are held out",
-            hint="Record more answers, or lower held_out",
-        )
+    held_out, training = split_held_out(examples, recipe.held_out)
     settings = FitSettings(
         prompts=recipe.prompt_tokens,
         copies=recipe.copies,
@@ -117,8 +116,7 @@ def trained(
 
 
 def _examples(folder: Path, guesser: Guesser, recipe: PpdRecipe) -> list[Example]:
-    texts = RecordedTexts(folder, guesser.target.info.vocab_size, 1, hints=False)
-    found = [Example(texts.ids(place), place.prompt - 1) for place in texts.places]
+    found = recorded(folder, guesser.target.info.vocab_size)
     return [example for example in found if len(example.places(recipe.prompt_tokens))]
 
 

@@ -12,13 +12,13 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from outrider.core.errors import CheckpointError, ContextError
-from outrider.core.types import NO_IDS, as_ids
+from outrider.core.types import as_ids
 from outrider.models.heads.chimera import model as running
 from outrider.models.heads.chimera.config import MIX, OUT, squares_of
 from outrider.models.heads.chimera.model import ChimeraModel
 from outrider.models.heads.config import LAYER
-from outrider.protocols import Segment
 from tests.models.heads.chimera.setups import HEADS, PARTS, chimera_rig
+from tests.models.heads.rounds import after_a_round, after_one_token, in_parts
 from tests.models.heads.setups import VOCAB, Rig, close, make_target, random_text
 
 pytestmark = pytest.mark.method("chimera")
@@ -222,18 +222,8 @@ def test_the_step_of_one_head_can_be_measured(folder: Path) -> None:
 def test_a_text_in_parts_and_after_a_round(rig: Rig) -> None:
     """Rows of accepted tokens are made again from true states."""
     expected = rig.rows(rig.follows(TEXT), (5,))
-    cache = rig.head.follow(rig.reads(TEXT))
-    cache.commit(as_ids(TEXT[1:5]))
-    rig.head.forward([Segment(cache, NO_IDS)], [NO_IDS])
-    cache.commit(as_ids(TEXT[5:]))
-    close(rig.rows(cache, (5,)), expected, EXACT)
-    source = rig.reads(TEXT[:-2])
-    cache = rig.head.follow(source)
-    cache.commit(as_ids(TEXT[1:-2]))
-    rig.rows(cache, (TEXT[-2], 9))
-    rig.target.forward([Segment(source, as_ids(TEXT[-2:-1]))], [as_ids([0])])
-    source.commit(as_ids(TEXT[-2:]))
-    cache.commit(as_ids(TEXT[-2:]))
+    close(rig.rows(in_parts(rig, TEXT), (5,)), expected, EXACT)
+    cache = after_a_round(rig, TEXT, (TEXT[-2], 9))
     close(rig.rows(cache, (5,)), expected, EXACT)
     again = rig.head.follow(rig.reads(TEXT), TEXT[1:], cache)
     assert again is cache
@@ -242,14 +232,7 @@ def test_a_text_in_parts_and_after_a_round(rig: Rig) -> None:
 
 
 def test_a_prompt_of_one_token_waits_for_the_second(rig: Rig) -> None:
-    source = rig.reads((5,))
-    cache = rig.head.follow(source)
-    assert not cache.ready
-    rig.target.forward([Segment(source, NO_IDS)], [as_ids([-1])])
-    source.commit(as_ids([9]))
-    cache.commit(as_ids([9]))
-    assert cache.ready
-    close(rig.rows(cache), rig.rows(rig.follows((5, 9))), EXACT)
+    close(rig.rows(after_one_token(rig, 5, 9)), rig.rows(rig.follows((5, 9))), EXACT)
 
 
 def test_a_head_of_another_width_is_refused(whole: Rig) -> None:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.core.errors import OutriderError, StrategyError
+from outrider.core.errors import OutriderError
 from outrider.models.heads.chimera.config import ChimeraConfig
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.layers import read_layer
 from outrider.models.heads.formats.reading import read_head
-from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.heads.medusa.config import RANKS
 from outrider.models.llama.decoder import Decoder
 from tests.models.heads.chimera.setups import PARTS
+from tests.models.heads.formats.last_state import check_last_state
 from tests.models.heads.formats.setups import DRAFT, LAYER, VOCAB, WIDTH
 from tests.models.heads.setups import LAYERS, make_target
 
@@ -97,12 +97,4 @@ def test_a_head_of_another_state_is_refused(tmp_path: Path) -> None:
     width = target.hidden_states.width
     layer = read_layer(LAYER | {"hidden_size": width}, DRAFT, "of a test")
     sizes = {"layer": layer, "target_width": width, "target_vocab": target.info.vocab_size}
-    (tmp_path / "head").mkdir()
-    for states, message in (((LAYERS - 1,), "has 4 as its last state"), ((LAYERS,), "")):
-        write_head(tmp_path / "head", *ours(states=states, **sizes), Verifier(), bits=None, card="")
-        file = read_head(tmp_path / "head")
-        if message:
-            with pytest.raises(StrategyError, match=message):
-                check_verifier(file, target)
-        else:
-            check_verifier(file, target)
+    check_last_state(tmp_path / "head", target, LAYERS, lambda states: ours(states=states, **sizes))

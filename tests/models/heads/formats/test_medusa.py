@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from outrider.core.errors import CheckpointError, OutriderError, StrategyError
+from outrider.core.errors import CheckpointError, OutriderError
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
 from outrider.models.heads.formats.medusa import WEIGHTS
 from outrider.models.heads.formats.reading import read_head
-from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.heads.medusa.config import RANKS, MedusaConfig
 from outrider.models.heads.medusa.module import MedusaModule
 from outrider.models.llama.decoder import Decoder
+from tests.models.heads.formats.last_state import check_last_state
 from tests.models.heads.setups import LAYERS, make_target
 
 pytestmark = pytest.mark.method("medusa")
@@ -197,12 +197,4 @@ def test_heads_of_another_target_are_refused(tmp_path: Path) -> None:
     target = Decoder.load(make_target(tmp_path / "target"), dtype=torch.float32)
     assert target.hidden_states is not None
     sizes = {"target_width": target.hidden_states.width, "target_vocab": target.info.vocab_size}
-    (tmp_path / "head").mkdir()
-    for states, message in (((LAYERS - 1,), "has 4 as its last state"), ((LAYERS,), "")):
-        write_head(tmp_path / "head", *ours(states=states, **sizes), Verifier(), bits=None, card="")
-        file = read_head(tmp_path / "head")
-        if message:
-            with pytest.raises(StrategyError, match=message):
-                check_verifier(file, target)
-        else:
-            check_verifier(file, target)
+    check_last_state(tmp_path / "head", target, LAYERS, lambda states: ours(states=states, **sizes))

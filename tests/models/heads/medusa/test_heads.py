@@ -14,6 +14,7 @@ from outrider.models.heads.medusa.model import MedusaModel
 from outrider.models.heads.medusa.module import untrained
 from outrider.protocols import Segment
 from tests.models.heads.medusa.setups import HEADS, medusa_config, medusa_rig
+from tests.models.heads.rounds import after_a_round, after_one_token, in_parts
 from tests.models.heads.setups import VOCAB, Rig, close, make_target, random_text
 
 pytestmark = pytest.mark.method("medusa")
@@ -94,30 +95,13 @@ def test_no_more_tokens_than_heads(rig: Rig) -> None:
 def test_a_text_in_parts_and_after_a_round(rig: Rig) -> None:
     """The state is always that of the place before the last token."""
     whole = rig.rows(rig.follows(TEXT), (5,))
-    cache = rig.head.follow(rig.reads(TEXT))
-    cache.commit(as_ids(TEXT[1:5]))
-    rig.head.forward([Segment(cache, NO_IDS)], [NO_IDS])
-    cache.commit(as_ids(TEXT[5:]))
-    close(rig.rows(cache, (5,)), whole, EXACT)
-    source = rig.reads(TEXT[:-2])
-    cache = rig.head.follow(source)
-    cache.commit(as_ids(TEXT[1:-2]))
-    rig.rows(cache, (9, 9))
-    rig.target.forward([Segment(source, as_ids(TEXT[-2:-1]))], [as_ids([0])])
-    source.commit(as_ids(TEXT[-2:]))
-    cache.commit(as_ids(TEXT[-2:]))
+    close(rig.rows(in_parts(rig, TEXT), (5,)), whole, EXACT)
+    cache = after_a_round(rig, TEXT, (9, 9))
     close(rig.rows(cache, (5,)), whole, EXACT)
 
 
 def test_a_prompt_of_one_token_waits_for_the_second(rig: Rig) -> None:
-    source = rig.reads((5,))
-    cache = rig.head.follow(source)
-    assert not cache.ready
-    rig.target.forward([Segment(source, NO_IDS)], [as_ids([-1])])
-    source.commit(as_ids([9]))
-    cache.commit(as_ids([9]))
-    assert cache.ready
-    close(rig.rows(cache), rig.rows(rig.follows((5, 9))), EXACT)
+    close(rig.rows(after_one_token(rig, 5, 9)), rig.rows(rig.follows((5, 9))), EXACT)
 
 
 def test_caches_of_earlier_turns(rig: Rig, folder: Path) -> None:

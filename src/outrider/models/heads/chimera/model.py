@@ -8,7 +8,7 @@ from torch import Tensor
 
 from outrider.core.types import IntArray
 from outrider.models.caches.bookkeeping import Feed
-from outrider.models.caches.kv_cache import CacheLayout, Storage
+from outrider.models.caches.kv_cache import CacheLayout
 from outrider.models.heads.cache import Following, HeadCache
 from outrider.models.heads.chimera.module import ChimeraModule
 from outrider.models.heads.config import HeadShape
@@ -22,31 +22,6 @@ Gram = tuple[int, ...]
 
 _KNOWN = 4096
 """Encoded tokens that a head keeps; their vectors depend on no other token."""
-
-
-class ChimeraCache(HeadCache):
-    """The cache of `ChimeraModel`: keys and values of states, not of encoded tokens.
-
-    Args:
-        layout: of the model, which shows that a cache is its own.
-        storage: of another cache that it shares.
-        heads: number of heads.
-    """
-
-    def __init__(self, layout: CacheLayout, storage: Storage | None = None, heads: int = 0) -> None:
-        HeadCache.__init__(self, layout)
-        self.heads = heads
-        if storage is not None:
-            self.storage = storage
-            storage.readers.add(self)
-
-    @property
-    def longest(self) -> int:
-        """The number of heads, each of which drafts one token."""
-        return self.heads
-
-    def _share(self) -> "ChimeraCache":
-        return ChimeraCache(self.layout, self.storage, self.heads)
 
 
 class ChimeraModel(HeadModel):
@@ -81,8 +56,8 @@ class ChimeraModel(HeadModel):
         layout = super()._layout_for(module, device)
         return layout if self._network.config.context else replace(layout, num_layers=0)
 
-    def _fresh_cache(self) -> ChimeraCache:
-        return ChimeraCache(self._layout, heads=self.heads)
+    def _fresh_cache(self) -> HeadCache:
+        return HeadCache(self._layout, longest=self.heads)
 
     def _run(
         self, cache: Following, feed: Feed, inputs: HeadInputs, keep: IntArray
@@ -91,7 +66,7 @@ class ChimeraModel(HeadModel):
         rows, states = keep.tolist(), inputs.states
         outputs = self._encode([self._gram(cache, feed, row) for row in rows])
         if self._network.config.context:
-            assert isinstance(cache, ChimeraCache)
+            assert isinstance(cache, HeadCache)
             before = inputs.outputs if states is None else states[:, -1]
             assert before is not None  # a row has states or an output before it
             outputs = self._through_layer(cache, feed, before, outputs, rows)
@@ -106,7 +81,7 @@ class ChimeraModel(HeadModel):
 
     def _through_layer(
         self,
-        cache: ChimeraCache,
+        cache: HeadCache,
         feed: Feed,
         before: Float[Tensor, "rows width"],
         encoded: Float[Tensor, "kept width"],

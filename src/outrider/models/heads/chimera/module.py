@@ -35,8 +35,8 @@ class ChimeraModule(HeadModule):
 
     def remembered(self, states: Rows) -> tuple[Turned, Turned]:
         """Return keys and values, not rotated, of final states or of outputs in their place."""
-        read = self._entry(states)
-        return self.projected(read, "k"), self.projected(read, "v")
+        read, layer = self._entry(states), self.layer
+        return layer.projected(read, "k"), layer.projected(read, "v")
 
     def drafting(self, encoded: Rows) -> tuple[Turned, Turned, Turned]:
         """Return queries, keys and values, not rotated, of rows that enter the layer."""

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from outrider.core.errors import ContextError
 from outrider.core.types import IntArray
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import CacheLayout
@@ -19,30 +18,12 @@ from outrider.models.heads.cache import Following, HeadCache
 from outrider.models.heads.clover.config import CloverConfig
 from outrider.models.heads.clover.module import CloverModule
 from outrider.models.heads.config import HeadShape
-from outrider.models.heads.model import HeadInputs, HeadModel
+from outrider.models.heads.model import HeadInputs, HeadModel, heads_of_rows
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.attention import reach
 from outrider.models.llama.base import cache_layout
 from outrider.models.llama.rope import RotaryTable
 from outrider.protocols import LanguageModel
-
-
-class CloverCache(HeadCache):
-    """The cache of `CloverModel`.
-
-    Args:
-        layout: of the model.
-        longest: the largest number of drafted tokens; None: no limit.
-    """
-
-    def __init__(self, layout: CacheLayout, longest: int | None) -> None:
-        super().__init__(layout)
-        self._longest = longest
-
-    @property
-    def longest(self) -> int | None:
-        """The largest number of tokens that are drafted after the text; None: no limit."""
-        return self._longest
 
 
 class CloverModel(HeadModel):
@@ -68,8 +49,8 @@ class CloverModel(HeadModel):
         layout = cache_layout(config.layer, torch.float32, device)
         return replace(layout, num_layers=config.layers)
 
-    def _fresh_cache(self) -> CloverCache:
-        return CloverCache(self._layout, self._network.config.longest)
+    def _fresh_cache(self) -> HeadCache:
+        return HeadCache(self._layout, longest=self._network.config.longest)
 
     def _run(
         self, cache: Following, feed: Feed, inputs: HeadInputs, keep: IntArray
@@ -108,15 +89,9 @@ class CloverModel(HeadModel):
         tokens = torch.from_numpy(feed.tokens[keep])
         if network.config.regressive:
             return network.step(before, tokens, 1)
-        state, predicted = before, torch.empty_like(before)
-        depths = feed.positions[keep] - cache.places.at(len(cache.text)) + 1
-        for head in sorted(set(depths.tolist())):
-            if head >= network.config.heads:
-                raise ContextError(
-                    f"{self.info.name} drafts at most {network.config.heads} tokens after a text, "
-                    f"and token {head + 1} is asked for",
-                    hint="Ask for shorter drafts",
-                )
-            here = torch.from_numpy(depths == head)
+        predicted = torch.empty_like(before)
+        heads = heads_of_rows(cache, feed, keep.tolist(), network.config.heads, self.info.name)
+        for head in set(heads):
+            here = [row for row, own in enumerate(heads) if own == head]
             predicted[here] = network.step(before[here], tokens[here], head)[1]
-        return state, predicted
+        return before, predicted

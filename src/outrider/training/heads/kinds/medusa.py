@@ -15,12 +15,11 @@ from outrider.models.heads.medusa.module import MedusaModule, untrained
 from outrider.models.heads.module import HeadNetwork
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.data import RecordedTexts, TextPlace
-from outrider.training.heads.start import Normal, Teacher
+from outrider.training.heads.start import FACTORS, Normal, Teacher
 from outrider.training.heads.unroll import Step, Texts, medusa_steps, unroll
 
 _DECAY = 0.8
 """The weight of each head, relative to the head before (Medusa-1)."""
-_FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
 
 
 def fresh_medusa(
@@ -115,7 +114,7 @@ def soften_heads(
     found: list[float] = []
     for number, step in enumerate(steps):
         labels = torch.searchsorted(ids, texts.targets(number)[step.valid])
-        losses = {f: float(F.cross_entropy(step.logits * f, labels)) for f in _FACTORS}
+        losses = {f: float(F.cross_entropy(step.logits * f, labels)) for f in FACTORS}
         found.append(min(losses, key=lambda factor: losses[factor]))
         for name in parts_of(number):
             head.part(name).mul_(found[-1])
@@ -131,11 +130,11 @@ def medusa_loss(head: MedusaModule, texts: Texts, ids: Tensor) -> Tensor:
         ids: `[draft]` ascending, with all tokens of the batch.
     """
     total, weights = torch.zeros(()), 0.0
-    for number, (logits, labels) in enumerate(_labelled(head, texts, ids)):
+    for number, step in enumerate(medusa_steps(head, texts, head.config.heads)):
         weight = _DECAY**number
-        total = total + weight * F.cross_entropy(logits, labels, reduction="sum") / max(
-            len(labels), 1
-        )
+        labels = torch.searchsorted(ids, texts.targets(number)[step.valid])
+        loss = F.cross_entropy(step.logits, labels, reduction="sum")
+        total = total + weight * loss / max(len(labels), 1)
         weights += weight
     return total / weights
 
@@ -168,11 +167,3 @@ def rank_accuracies(
             right[number, : hits.shape[1]] += hits.sum(0)
             tried[number] += len(hits)
     return right / tried.clamp(min=1)
-
-
-def _labelled(head: MedusaModule, texts: Texts, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return logits and the places of the true tokens in `ids`, for each head."""
-    return [
-        (step.logits, torch.searchsorted(ids, texts.targets(number)[step.valid]))
-        for number, step in enumerate(medusa_steps(head, texts, head.config.heads))
-    ]
