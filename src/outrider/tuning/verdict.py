@@ -12,6 +12,7 @@ from enum import StrEnum
 from math import log
 from statistics import fmean
 
+from outrider.strategy import profile
 from outrider.tuning.intervals import Speedup
 from outrider.tuning.race import Write, compared, never
 
@@ -29,11 +30,11 @@ _CLASS_PAIRS = 4
 
 
 class Answer(StrEnum):
-    """What a verdict says."""
+    """What a verdict says, as profiles name it."""
 
-    DRAFT = "draft"
-    PLAIN = "don't draft"
-    UNDECIDED = "undecided"
+    DRAFT = profile.DRAFT
+    PLAIN = profile.PLAIN
+    UNDECIDED = profile.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
