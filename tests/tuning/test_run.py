@@ -11,6 +11,8 @@ from outrider.bench.journal import Journal
 from outrider.bench.models import OpenModels
 from outrider.cli.app import main
 from outrider.core.errors import OptionError, StrategyError
+from outrider.engine.options import Models, Runtime
+from outrider.engine.profiles.choosing import profile_key
 from outrider.strategy import Profile
 from outrider.tuning import report
 from outrider.tuning.run import Tuning
@@ -34,9 +36,8 @@ def test_a_tuning_ends_with_a_profile(finished: Finished) -> None:
     assert rows["auto"]["raced"]["pairs"] >= 1
     assert sum(row["verdict"] is not None for row in rows.values()) == 2
     assert profile.command == "outrider tune --target tiny"
-    assert profile.key["target"] == outrider.load(
-        "tiny", mode="none"
-    ).strategy.target.info.name or (len(profile.key["target"]) == 16)
+    models = Models(target="tiny", qualifier="none", draft="none")
+    assert profile.key == profile_key(models, Runtime(dtype="float32"))  # that of `load`
 
 
 def test_a_finished_tuning_is_not_measured_again(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import exp
 
 import numpy as np
 
@@ -19,7 +20,6 @@ class World:
         fit: spread of the log speed of an arm from prompt to prompt.
         stalls: chance that a text takes up to three times as long.
         drift: factor on the time of all texts at a virtual time.
-        neighbour: factor on the time of drafted texts only, which use more of the machine.
     """
 
     speeds: Mapping[str, float]
@@ -45,11 +45,11 @@ class World:
             key = (arm, prompt, split)
             if key not in self._fits:
                 own = self.fit if arm in self.speeds else 0.0
-                self._fits[key] = float(np.exp(self.rng.normal(0.0, own)))
+                self._fits[key] = exp(self.rng.normal(0.0, own))
             if (prompt, split) not in self._prompts:
-                self._prompts[prompt, split] = float(np.exp(self.rng.normal(0.0, 0.2)))
+                self._prompts[prompt, split] = exp(self.rng.normal(0.0, 0.2))
             seconds = 0.02 * self._prompts[prompt, split] / (speed * self._fits[key])
-            seconds *= float(np.exp(self.rng.normal(0.0, self.noise))) * self.drift(self.now)
+            seconds *= exp(self.rng.normal(0.0, self.noise)) * self.drift(self.now)
             if self.rng.random() < self.stalls:
                 seconds *= self.rng.uniform(1.5, 3.0)
             self.now += seconds * TOKENS

@@ -8,8 +8,8 @@ exponential of a mean is the geometric mean of the speedups.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import atan, cos, exp, inf, log, pi, sin, sqrt
-from statistics import fmean, stdev
+from math import atan, cos, exp, fsum, inf, log, pi, sin, sqrt
+from statistics import fmean
 
 CLIP = log(4.0)
 """A single ratio counts as at most this, up or down: a stall of the machine is no speed."""
@@ -54,7 +54,9 @@ class Speedup:
         mean = fmean(logs)
         if len(logs) < 2:
             return cls(mean=exp(mean), low=0.0, high=inf, pairs=len(logs))
-        reach = quantile(1.0 - error, len(logs) - 1) * stdev(logs) / sqrt(len(logs))
+        freedom = len(logs) - 1
+        variance = fsum((x - mean) ** 2 for x in logs) / freedom  # `stdev` is 20 times slower
+        reach = quantile(1.0 - error, freedom) * sqrt(variance / len(logs))
         return cls(mean=exp(mean), low=exp(mean - reach), high=exp(mean + reach), pairs=len(logs))
 
     def to_dict(self) -> dict[str, float | None]:

@@ -110,16 +110,34 @@ class Race:
         return alive
 
     def _write(self, alive: Sequence[Entry]) -> None:
-        """Write the next prompt with plain decoding and all arms, in rotating order."""
-        prompt, repeat = self._next % self.prompts, self._next // self.prompts
-        names = [self.plain, *(arm.name for arm in alive)]
-        first = self._next % len(names)
-        seconds = {
-            name: self.write(name, prompt, repeat) for name in [*names[first:], *names[:first]]
-        }
+        """Write the next prompt with plain decoding and all arms."""
+        names = [arm.name for arm in alive]
+        found = compared(self.write, self.plain, names, self._next, self.prompts)
         for arm in alive:
-            arm.logs.append(log_ratio(seconds[self.plain], seconds[arm.name]))
+            arm.logs.append(found[arm.name])
         self._next += 1
+
+
+def compared(
+    write: Write, plain: str, arms: Sequence[str], number: int, prompts: int
+) -> dict[str, float]:
+    """Write one prompt with plain decoding and arms, in an order that rotates.
+
+    Args:
+        write: writes one text.
+        plain: name of plain decoding.
+        arms: names of the arms.
+        number: how many prompts were written before.
+        prompts: how many prompts there are; they come again, once all are used.
+
+    Returns:
+        `log_ratio` of each arm.
+    """
+    repeat, prompt = divmod(number, prompts)
+    names = [plain, *arms]
+    first = number % len(names)
+    seconds = {name: write(name, prompt, repeat) for name in [*names[first:], *names[:first]]}
+    return {arm: log_ratio(seconds[plain], seconds[arm]) for arm in arms}
 
 
 def _fastest(arms: Sequence[Entry], kept: int) -> list[Entry]:

@@ -216,7 +216,7 @@ class Tuning:
             elif left > 0:
                 begun_one = self.clock()
                 self._predict(arm, opened)
-                self._fit((self.clock() - begun_one), left / max(len(todo) - number, 1))
+                self._fit(self.clock() - begun_one, left / max(len(todo) - number, 1))
             else:
                 late += 1
         if late:

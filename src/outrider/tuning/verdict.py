@@ -12,8 +12,9 @@ from enum import StrEnum
 from math import log
 from statistics import fmean
 
-from outrider.tuning.intervals import Speedup, log_ratio
-from outrider.tuning.race import Write, never
+from outrider.strategy import profile
+from outrider.tuning.intervals import Speedup
+from outrider.tuning.race import Write, compared, never
 
 LOOKS = (8, 16, 32, 64)
 """Pairs after which the result is looked at."""
@@ -29,11 +30,11 @@ _CLASS_PAIRS = 4
 
 
 class Answer(StrEnum):
-    """What a verdict says."""
+    """What a verdict says, as profiles name it."""
 
-    DRAFT = "draft"
-    PLAIN = "don't draft"
-    UNDECIDED = "undecided"
+    DRAFT = profile.DRAFT
+    PLAIN = profile.PLAIN
+    UNDECIDED = profile.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +103,10 @@ class Trial:
         return self._judge(len(self.looks))
 
     def _write(self, pair: int) -> None:
-        prompt, repeat = pair % len(self.prompts), pair // len(self.prompts)
-        names = [self.plain, *self._arms]
-        first = pair % len(names)
-        seconds = {
-            name: self.write(name, prompt, repeat) for name in [*names[first:], *names[:first]]
-        }
-        for name in self._arms:
-            own = self._logs.setdefault(name, {}).setdefault(prompt, [])
-            own.append(log_ratio(seconds[self.plain], seconds[name]))
+        prompts = len(self.prompts)
+        found = compared(self.write, self.plain, self._arms, pair, prompts)
+        for name, ratio in found.items():
+            self._logs.setdefault(name, {}).setdefault(pair % prompts, []).append(ratio)
 
     @property
     def _arms(self) -> list[str]:
