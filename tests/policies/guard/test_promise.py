@@ -51,6 +51,14 @@ def test_a_drafter_that_is_slow_at_random_costs_little() -> None:
     assert off(found)
 
 
+def test_long_stalls_of_a_drafter_cost_little() -> None:
+    """What a first stall did not count is counted with the second, and no trial is made that could
+    meet another one before losses of that size are allowed again."""
+    make = stalling(steady(1.2), 0.03, 20.0)
+    slowest = [Machine(make, seed=seed).run(6000).slowest() for seed in range(6)]
+    assert np.mean(slowest) >= PROMISE and min(slowest) > 0.955
+
+
 @given(
     spans=st.lists(st.tuples(st.integers(1, 400), st.floats(0.25, 3.0)), min_size=1, max_size=12),
     seed=st.integers(0, 1000),

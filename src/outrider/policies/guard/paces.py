@@ -13,6 +13,8 @@ LONGEST = 8.0
 STALLS_WITHIN, LONGEST_REPEATED = 128, 64.0
 """Rounds that are longer than `LONGEST` count up to the second number if there was another one
 within so many rounds."""
+FADES = 2000
+"""Rounds after which a repeated stall is half as likely to be the drafter's."""
 LOWEST, HIGHEST = -2.0, 0.3
 """Range of x. A large gain in one epoch must not outweigh losses in many others."""
 _WEIGHT = 0.25
@@ -90,17 +92,30 @@ class Stalls:
 
     Attributes:
         newest: number of the newest long round.
+        withheld: what it took and did not count.
+        longest: undrafted rounds that the longest of the repeated ones took.
     """
 
     newest: int = -STALLS_WITHIN
+    withheld: float = 0.0
+    longest: float = 0.0
 
     def limited(self, spent: float, now: int) -> float:
-        """Return what a round counts that took `spent` undrafted ones; `now` is its number."""
+        """Return what a round counts that took `spent` undrafted ones; `now` is its number. A
+        repeated one counts what the one before it did not."""
         if spent <= LONGEST:
             return spent
         repeated = now - self.newest <= STALLS_WITHIN
+        whole = min(spent, LONGEST_REPEATED)
+        before, self.withheld = self.withheld, 0.0 if repeated else whole - LONGEST
+        if repeated:
+            self.longest = max(whole, self.risk(now))
         self.newest = now
-        return min(spent, LONGEST_REPEATED if repeated else LONGEST)
+        return whole + before if repeated else LONGEST
+
+    def risk(self, now: int) -> float:
+        """Return what a long round may take again; half of it after `FADES` rounds without one."""
+        return self.longest * 0.5 ** ((now - self.newest) / FADES)
 
 
 @dataclass(slots=True)

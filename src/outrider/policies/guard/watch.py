@@ -158,7 +158,8 @@ class Watch:
         return self._epochs > 0 or not self._overdrawn
 
     def _is_due(self, kind: Callable[[], str]) -> bool:
-        if self.allowance.left < Allowance.RESERVE:
+        # a trial may meet another stall of a drafter that stalls
+        if self.allowance.left < Allowance.RESERVE + self._stalls.risk(self.rounds):
             return False
         if self.rounds >= self._due:
             return True
