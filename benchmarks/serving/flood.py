@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 from time import perf_counter
 
-from benchmarks.serving.feeding import Feeder
-
 import outrider
 from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
+from outrider.tuning.concurrency.feeder import Feeder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     random.Random(1).shuffle(prompts)
     quiet = iter(prompts)
     feeder = Feeder(
-        generator, ServingSettings(max_num_seqs=options.max_num_seqs), tokens=options.tokens
+        generator,
+        ServingSettings(max_num_seqs=options.max_num_seqs),
+        sampling={"max_new_tokens": options.tokens, "seed": 0},
     )
     found: dict[bool, list[float]] = {False: [], True: []}
     for repeat in range(options.repeats):

@@ -10,6 +10,8 @@ turn in slices of half a second, so that a busy moment of the machine meets both
 block ends when its requests have ended; the clients go on with those of the next block. A line is
 written for each level as it ends. `report` prints the table.
 
+With `--profile FILE`, the drafted arm follows that profile of `outrider tune`.
+
 Repeats on other prompts: `--skip` and the number that the run before printed as `sent`.
 """
 
@@ -20,12 +22,11 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.serving.feeding import Feeder
-
 import outrider
 from outrider.bench.statistics import Ratio
 from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
+from outrider.tuning.concurrency.feeder import Feeder
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
 ARMS = {"undrafted": "none", "drafted": "exact"}
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", nargs="+", default=["dialogue"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--profile", default="none", help="what the drafted arm follows")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--longest", type=int, default=400, help="tokens of a prompt, at most")
     parser.add_argument("--levels", type=int, nargs="*", default=LEVELS)
@@ -76,6 +78,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             "level": level,
             "place": place,
             "threads": options.threads,
+            "profile": options.profile,
             "temperature": options.temperature,
             "blocks": blocks,
             "texts": len(both),
@@ -104,11 +107,15 @@ def _block(arms: Arms, options: argparse.Namespace, level: int, number: int) -> 
 
 
 def _feeder(options: argparse.Namespace, mode: str) -> Feeder:
+    drafted: dict[str, str] = {"profile": options.profile} if mode != "none" else {"mode": mode}
     feeder = Feeder(
-        outrider.load(options.model, threads=options.threads, mode=mode),
+        outrider.load(options.model, threads=options.threads, **drafted),
         ServingSettings(max_num_seqs=options.max_num_seqs),
-        tokens=options.tokens,
-        temperature=options.temperature,
+        sampling={
+            "max_new_tokens": options.tokens,
+            "temperature": options.temperature,
+            "seed": 0,
+        },
     )
     feeder.prompts = _prompts(options, feeder)
     feeder.begin(options.skip)

@@ -15,6 +15,7 @@ import outrider
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.options import Models, Runtime
 from outrider.engine.profiles.choosing import profile_key
+from outrider.policies.schedule import Schedule
 from outrider.strategy.profile import SCHEMA, Profile, ProfileArm
 from outrider.testing.rigs import tabular_family
 
@@ -72,6 +73,26 @@ def test_a_profile_survives_its_file(tmp_path: Path) -> None:
     assert whole.load_options(3) == LOOKUP.options
     assert whole.arm(4) == whole.arms[1]
     assert whole.arm(1, "images") is None
+
+
+def test_limits_by_the_number_of_requests(tmp_path: Path) -> None:
+    arms = [
+        replace(LOOKUP, cap=4),
+        replace(LOOKUP, concurrency=4, cap=0),
+        replace(LOOKUP, kind="images", cap=9),
+    ]
+    whole = profile(arms=arms)
+    assert Profile.load(whole.save(tmp_path / "own.json")) == whole
+    assert whole.schedule == Schedule({1: 4, 4: 0})
+    generator = outrider.load(FAMILY.target, profile=whole)
+    assert generator.strategy.schedule == generator.strategy.stage.schedule == whole.schedule
+
+
+@pytest.mark.parametrize("cap", [-1, 5, 1.5, False, "2"])
+def test_wrong_limits_are_no_profile(cap: Any) -> None:
+    arms = [replace(LOOKUP, cap=4), replace(LOOKUP, concurrency=4, cap=cap)]
+    with pytest.raises(OptionError, match="is not a profile"):
+        Profile.from_dict(json.loads(json.dumps(profile(arms=arms).to_dict())), "x.json")
 
 
 def test_load_uses_a_profile_that_matches(

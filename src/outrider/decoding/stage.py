@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from outrider.core.counters import Counters
 from outrider.core.types import NO_IDS, Budget, Draft, IntArray, Rows, Verdict
 from outrider.decoding.deferred import DeferredState
+from outrider.policies.schedule import Schedule
 from outrider.protocols import (
     AcceptanceRule,
     Cache,
@@ -23,7 +24,7 @@ class Stage:
     """One level of the nesting: a model that verifies, and the drafter that proposes for it.
 
     `learner` observes the rounds, and may change the drafter between them; only the outermost stage
-    has one.
+    has one, and a `schedule` of its limits by the number of requests.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     policy: DraftPolicy
     tier: int = 0
     learner: Learner | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     @property
     def image_token_ids(self) -> frozenset[int]:

@@ -93,7 +93,9 @@ def _budget(stage: Stage, sequence: SequenceState, reach: int, batch: int) -> Bu
     forward."""
     if reach < 1 or sequence.off is not None:
         return Budget.chain(0)
-    return stage.policy.budget(sequence.counters, batch).clipped(reach)
+    budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
+    cap = stage.schedule.cap(batch)
+    return budget if cap is None else budget.limited(cap)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

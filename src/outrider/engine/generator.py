@@ -1,7 +1,7 @@
 """`Generator`: turns prompts into text. `outrider.load` returns one."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
 
 from outrider.constraints import Grammars
@@ -29,16 +29,16 @@ from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, Text
 from outrider.inputs.images.messages import check_reads_images
 from outrider.inputs.prompts.reading import is_batch
 from outrider.policies.guard import Guard, Mode, check_mode
+from outrider.policies.schedule import Schedule
 from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
 from outrider.strategy import Profile, Strategy
+from outrider.strategy.limiting import StrategyFor, limited
 
 if TYPE_CHECKING:
     from outrider.engine.particles.posterior import Posterior
     from outrider.engine.particles.sampling import LegalMass, TextCritic
-
-StrategyFor = Callable[[SamplingParams], Strategy]
 
 _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
@@ -99,6 +99,10 @@ class Generator:
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
+
+    def limit(self, schedule: Schedule) -> None:
+        """Limit drafts by the number of requests that run at once."""
+        self._strategy = limited(self._strategy, schedule)
 
     def guard_of(self, strategy: Strategy) -> Guard | None:
         """Return the guard of all requests, which judges this strategy; None if there is none."""
@@ -326,16 +330,12 @@ class Generator:
         return read_prompts(prompts, images, documents, self.tokenizer, size)
 
     def _generations(
-        self,
-        prompts: Sequence[Prompt],
-        n: int,
-        sampling: Mapping[str, JsonValue],
-        strategy: Strategy,
+        self, prompts: Sequence[Prompt], n: int, given: Mapping[str, JsonValue], strategy: Strategy
     ) -> list[Generation]:
         _SAMPLES.check("n", n)
         target = strategy.target
         check_reads_images(target, prompts)
-        params = self.defaults.params(sampling)
+        params = self.defaults.params(given)
         warn_of_state(params, strategy.rule.exactness, strategy.drafts)
         warn_of_stops(params)
         own = [
@@ -344,7 +344,7 @@ class Generator:
                 params,
                 target,
                 defaults=self.defaults,
-                given=sampling,
+                given=given,
                 context_length=self.context_length,
             )
             for prompt in prompts

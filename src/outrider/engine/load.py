@@ -188,7 +188,9 @@ def load(
     learning = Learning(learn=learn, learn_folder=learn_folder)
     used, speculation = profile_for(profile, models, speculation, runtime, reading, learning)
     generator = build(models, speculation, runtime, reading, learning)
-    generator.profile = used
+    if used is not None:
+        generator.profile = used
+        generator.limit(used.schedule)
     return generator
 
 

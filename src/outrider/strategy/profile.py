@@ -13,6 +13,7 @@ from pathlib import Path
 from outrider.core.errors import OptionError, one_line, writing
 from outrider.core.values import JsonValue
 from outrider.kernels.cache import cache_folder, write_private
+from outrider.policies.schedule import Schedule
 
 SCHEMA = 1
 """Version of the files; those of a later version are not read."""
@@ -49,7 +50,7 @@ class ProfileArm:
         options: options of `load`; empty: those of the default.
         concurrency: requests at once.
         kind: the class of the prompts; `all`: every one.
-        cap: most drafted tokens of a request in a round; None: no limit.
+        cap: most drafted tokens of a request in a round; None: what the policy chooses.
         speedup: over undrafted decoding: `mean`, `low`, `high`, `pairs`.
     """
 
@@ -101,6 +102,11 @@ class Profile:
         """Return the options of `load` that the profile recommends; empty: the defaults."""
         arm = self.arm(concurrency)
         return {} if arm is None else dict(arm.options)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Most drafted tokens of a request by the number of requests at once."""
+        return Schedule({arm.concurrency: arm.cap for arm in self.arms if arm.kind == ALL})
 
     @property
     def lossless(self) -> bool:
@@ -231,6 +237,7 @@ def _check(profile: Profile) -> None:
         raise ValueError("not a profile")
     if profile.verdict not in (DRAFT, PLAIN, UNDECIDED):
         raise ValueError("unknown verdict")
+    _ = profile.schedule  # evaluated for its checks
 
 
 def _is_arm(arm: ProfileArm) -> bool:
@@ -242,16 +249,16 @@ def _is_arm(arm: ProfileArm) -> bool:
         isinstance(arm.name, str)
         and isinstance(arm.kind, str)
         and _whole(arm.concurrency)
-        and (arm.cap is None or _whole(arm.cap))
+        and (arm.cap is None or _whole(arm.cap, least=0))
         and set(options) <= set(OPTIONS)
         and all(own is None or isinstance(own, str | int | float) for own in options.values())
         and all(own is None or isinstance(own, int | float) for own in speedup.values())
     )
 
 
-def _whole(value: JsonValue) -> bool:
-    """Whether a value is a positive whole number; `True` is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _whole(value: JsonValue, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least `least`; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _shown(value: JsonValue) -> str:

@@ -12,6 +12,7 @@ from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.combine.compatibility import check_fit, check_states
 from outrider.policies import FixedLength
 from outrider.policies.guard import Guard, Mode
+from outrider.policies.schedule import Schedule
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Learner
 from outrider.strategy.description import expression_of, models_of, sources_of
 
@@ -19,7 +20,8 @@ from outrider.strategy.description import expression_of, models_of, sources_of
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Strategy:
     """Names the target, the drafter, the acceptance rule and the draft policy; `learner` improves
-    the drafter while it is used.
+    the drafter while it is used, and `schedule` limits drafts while many requests run at once.
+    Under rules other than `Match` it is not used: lengths of drafts may change their texts.
 
     Raises `StrategyError` if the parts do not fit: the rule judges other drafts than the drafter
     makes, or needs something that the drafter does not provide.
@@ -30,6 +32,7 @@ class Strategy:
     rule: AcceptanceRule = field(default_factory=Match)
     policy: DraftPolicy = field(default_factory=FixedLength)
     learner: Learner | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         check_fit(self.rule, self.drafter)
@@ -54,6 +57,7 @@ class Strategy:
             policy=self.policy,
             tier=0,
             learner=self.learner,
+            schedule=self.schedule if self._same_text else Schedule(),
         )
 
     @property
@@ -106,8 +110,13 @@ class Strategy:
         """
         if mode == "off" or not self.drafts:
             return None
-        adapts = self.policy.adaptive and self.rule.exactness is Exactness.IDENTICAL
+        adapts = self.policy.adaptive and self._same_text
         return Guard(mode=mode, judges=adapts and self.learner is None)
+
+    @property
+    def _same_text(self) -> bool:
+        """Whether the lengths of drafts never change a text."""
+        return self.rule.exactness is Exactness.IDENTICAL
 
     @property
     def undrafted(self) -> "Strategy":

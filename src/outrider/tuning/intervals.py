@@ -5,11 +5,12 @@ so that a slow prompt or a slow phase of the machine affects both. Means are tak
 exponential of a mean is the geometric mean of the speedups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import atan, cos, exp, fsum, inf, log, pi, sin, sqrt
 from statistics import fmean
+from typing import Any
 
 CLIP = log(4.0)
 """A single ratio counts as at most this, up or down: a stall of the machine is no speed."""
@@ -58,6 +59,11 @@ class Speedup:
         variance = fsum((x - mean) ** 2 for x in logs) / freedom  # `stdev` is 20 times slower
         reach = quantile(1.0 - error, freedom) * sqrt(variance / len(logs))
         return cls(mean=exp(mean), low=exp(mean - reach), high=exp(mean + reach), pairs=len(logs))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Speedup":
+        """Read what `to_dict` returned."""
+        return cls(**{**data, "high": inf if data["high"] is None else data["high"]})
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain numbers for JSON; an upper end that is not finite is None."""

@@ -8,9 +8,11 @@ from outrider.bench.environment import environment
 from outrider.bench.journal import Journal
 from outrider.bench.measure import Run
 from outrider.bench.models import OpenModels
+from outrider.bench.strategies import BASELINE
 from outrider.engine.options import Models, Runtime
 from outrider.engine.profiles.choosing import profile_key
 from outrider.strategy.profile import UNDECIDED, Profile, ProfileArm
+from outrider.tuning.concurrency.together import Together, own_limit, used_arm
 from outrider.tuning.facts import Facts
 from outrider.tuning.prompts import Parts
 from outrider.tuning.race import Entry
@@ -37,6 +39,7 @@ class Outcome:
         verdict: the verdict; None: it was interrupted before.
         arms: the arms by name.
         skipped: what was left out.
+        together: what was measured with several requests at once; None: nothing.
         seconds: seconds that it took.
         left_out: prompts that do not fit the window.
         finished: whether nothing was interrupted.
@@ -53,6 +56,7 @@ class Outcome:
     verdict: Verdict | None
     arms: Mapping[str, Arm]
     skipped: Sequence[Skipped]
+    together: Together | None
     seconds: float
     left_out: int
     finished: bool
@@ -76,6 +80,7 @@ class Outcome:
                 "sampling": dict(self.settings.bench.sampling),
                 "arms": self._table(),
                 "classes": self._classes(),
+                "concurrency": self._together(),
                 "skipped": [str(one) for one in self.skipped],
                 "commit": found["commit"],
                 "versions": found["versions"],
@@ -94,16 +99,47 @@ class Outcome:
         )
 
     def _profile_arms(self) -> list[ProfileArm]:
-        verdict = self.verdict
-        if verdict is None or verdict.answer is Answer.UNDECIDED:
-            return [ProfileArm(name="auto")]
-        plain = ProfileArm(name="none", options={"mode": "none"})
-        if verdict.answer is Answer.PLAIN:
+        verdict, arm = self.verdict, used_arm(self.verdict, self.arms, self.entries)
+        plain = ProfileArm(name=BASELINE, options={"mode": "none"})
+        if arm.name == BASELINE:
             return [plain]
-        speedup = {} if verdict.speedup is None else verdict.speedup.to_dict()
-        options = dict(self.arms[verdict.arm].named.options)
-        best = ProfileArm(name=verdict.arm, options=options, speedup=speedup)
-        return [best, *(replace(plain, kind=name) for name in verdict.slower_classes)]
+        if verdict is None or verdict.answer is not Answer.DRAFT:
+            return self._at_once(ProfileArm(name=arm.name))
+        best = ProfileArm(
+            name=arm.name,
+            options=dict(arm.named.options),
+            cap=own_limit(self.opened, arm),
+            speedup={} if verdict.speedup is None else verdict.speedup.to_dict(),
+        )
+        slower = [replace(plain, kind=name) for name in verdict.slower_classes]
+        return [*self._at_once(best), *slower]
+
+    def _at_once(self, arm: ProfileArm) -> list[ProfileArm]:
+        """Return the arm for one request, and for each number of requests that was measured."""
+        levels = [] if self.together is None else self.together.levels
+        return [
+            arm,
+            *(
+                replace(
+                    arm,
+                    concurrency=level.concurrency,
+                    cap=level.cap,
+                    speedup={} if level.speedup is None else level.speedup.to_dict(),
+                )
+                for level in levels
+            ),
+        ]
+
+    def _together(self) -> dict[str, Any]:
+        together = self.together
+        if together is None:
+            return {}
+        return {
+            "arm": together.arm.name,
+            "levels": [level.to_dict() for level in together.levels],
+            "texts": together.lanes.texts,
+            "differ": together.lanes.differ,
+        }
 
     def _runs(self, arm: str) -> tuple[list[Run], list[Run]]:
         """Return the texts of plain decoding and of an arm for the prompts of the verdict, or of

@@ -5,6 +5,7 @@ from typing import Any
 
 from outrider.core.errors import one_line
 from outrider.strategy.profile import DRAFT, PLAIN, Profile
+from outrider.tuning.concurrency.levels import named
 
 _BAR, _SCALE = 40, 2.0
 """Width of a bar in columns, and the speedup that fills it."""
@@ -24,9 +25,12 @@ def sentence(profile: Profile) -> str:
         return f"Draft with {one_line(arm.name)}: {factor}{weak}{unfinished}."
     if profile.verdict == PLAIN:
         return f"Don't draft: no arm is 3 % faster than plain decoding{weak}{unfinished}."
+    kept = "the default `auto` is kept"
+    if arm is not None and arm.options:
+        kept = "nothing is drafted, since the default `auto` was slower than that"
     return (
-        "Undecided: the time was too short, or the gain too small, to tell; the default "
-        f"`auto` is kept{weak}{unfinished}."
+        "Undecided: the time was too short, or the gain too small, to tell; "
+        f"{kept}{weak}{unfinished}."
     )
 
 
@@ -71,6 +75,43 @@ def _bar(speed: float) -> str:
     return "".join(cells)
 
 
+def together(profile: Profile) -> list[dict[str, str]]:
+    """Return one row for each number of requests at once that was measured."""
+    return [
+        {
+            "requests at once": str(level["concurrency"]),
+            "drafted tokens, at most": named(level["cap"]),
+            "measured with": named(level["judged"]) if level["speedup"] else "-",
+            "speedup": _interval(level["speedup"]),
+            "blocks": str(level["speedup"]["pairs"]) if level["speedup"] else "-",
+        }
+        for level in _levels(profile)
+    ]
+
+
+def together_bars(profile: Profile) -> list[str]:
+    """Return a picture: the speedup by the number of requests at once, with what is then drafted;
+    `|` is speedup 1."""
+    rows: list[tuple[str, Mapping[str, Any] | None]] = []
+    first = profile.arm()
+    if (levels := _levels(profile)) and first is not None:
+        rows.append(("1", first.speedup or None))
+        rows += [
+            (str(level["concurrency"]), level["speedup"] if level["cap"] != 0 else None)
+            for level in levels
+        ]
+    wide = max((len(name) for name, _ in rows), default=0)
+    return [
+        f"{name.rjust(wide)} {_bar(s['mean'] if s else 1.0)} "
+        + (_interval(s) if s else "1.00 (no drafts)" if name != "1" else "1.00")
+        for name, s in rows
+    ]
+
+
+def _levels(profile: Profile) -> Sequence[Mapping[str, Any]]:
+    return (profile.facts.get("concurrency") or {}).get("levels", [])
+
+
 def notes(profile: Profile) -> list[str]:
     """Return lines about what the measurement depends on."""
     facts, prompts = profile.facts, profile.prompts
@@ -92,6 +133,9 @@ def notes(profile: Profile) -> list[str]:
     slower = [arm.kind for arm in profile.arms if arm.kind != "all"]
     if slower:
         lines.append(f"Without drafts for: {', '.join(slower)}.")
+    if (differ := (facts.get("concurrency") or {}).get("differ")) is not None:
+        texts = facts["concurrency"]["texts"]
+        lines.append(f"Several requests at once: {differ} of {texts} texts differ from plain ones.")
     return lines
 
 

@@ -16,6 +16,7 @@ from outrider.bench.workloads import Task, read_workloads
 from outrider.core.errors import OptionError, OutriderError
 from outrider.models.replay import Recording, with_rows
 from outrider.strategy.profile import Profile
+from outrider.tuning.concurrency.together import Together, used_arm
 from outrider.tuning.facts import Facts, Measure, measure_facts
 from outrider.tuning.outcome import Outcome
 from outrider.tuning.prompts import Parts, split
@@ -65,6 +66,7 @@ class Tuning:
     predictions: dict[str, Prediction] = field(default_factory=dict[str, Prediction])
     entries: list[Entry] = field(default_factory=list[Entry])
     verdict: Verdict | None = None
+    together: Together | None = None
     _arms: dict[str, Arm] = field(default_factory=dict[str, Arm])
     _replayed: list[Recording] = field(default_factory=list[Recording])
     _begun: float = 0.0
@@ -79,7 +81,7 @@ class Tuning:
             KeyboardInterrupt: before the race had compared anything.
         """
         opened, journal, left_out = self.open()
-        if "profile" in journal.facts:
+        if "profile" in journal.facts and journal.facts.get("levels", []) == self.settings.levels:
             self.note("measured before: nothing is measured again")
             return Profile.from_dict(journal.facts["profile"], str(self.folder))
         self._begun = self.clock() - journal.facts.get("spent", 0.0)
@@ -105,12 +107,14 @@ class Tuning:
             verdict=self.verdict,
             arms=self._arms,
             skipped=self.skipped,
+            together=self.together,
             seconds=self.clock() - self._begun,
             left_out=left_out,
             finished=finished,
         ).profile()
         if finished:
             journal.note("profile", profile.to_dict())
+            journal.note("levels", self.settings.levels)
         return profile
 
     def open(self) -> tuple[OpenModels, Journal, int]:
@@ -148,6 +152,7 @@ class Tuning:
         self.note(f"{len(self.predictions)} arms replayed; the race: none, {names}")
         self._race(texts, parts, arms)
         self._judge(texts, parts)
+        self._serve(opened, parts, journal)
 
     def texts(self, opened: OpenModels, journal: Journal) -> Texts:
         """Return what writes texts; it knows plain decoding."""
@@ -291,6 +296,15 @@ class Tuning:
             simpler=bool(simpler),
             ended=lambda: self.clock() > until,
         ).run()
+
+    def _serve(self, opened: OpenModels, parts: Parts, journal: Journal) -> None:
+        """Measure several requests at once, with the arm that is used for one."""
+        if not self.settings.levels:
+            return
+        arm = used_arm(self.verdict, self._arms, self.entries)
+        self.together = Together.of(opened, arm, parts, self.settings, clock=self.clock)
+        self.note(f"several requests at once: {self.together.arm.name}")
+        self.together.run(journal, self._tell)
 
     def _tell(self, what: str) -> None:
         spent = int(self.clock() - self._begun)

@@ -40,6 +40,7 @@ def tune(
     temperature: float = 0.0,
     seed: int = 1,
     arms: Sequence[str] = (),
+    concurrency: Sequence[int] = (),
     force: bool = False,
     save: bool = True,
 ) -> Profile:
@@ -60,6 +61,7 @@ def tune(
         temperature: as in `generate`.
         seed: as in `generate`.
         arms: strategies that are compared in any case, as `outrider bench` names them.
+        concurrency: numbers of requests at once, for which the lengths of drafts are measured too.
         force: measure although other programs disturb it.
         save: write the profile where `load` finds it.
 
@@ -82,6 +84,7 @@ def tune(
         sampling={"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed},
         budget=parse_budget(budget) if isinstance(budget, str) else budget,
         arms=tuple(arms),
+        concurrency=tuple(concurrency),
         force=force,
     )
     if save:

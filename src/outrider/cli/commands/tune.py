@@ -99,6 +99,15 @@ class Measurement:
             "Its profile is used only where it is named.",
         ),
     ] = None
+    concurrency: Annotated[
+        str | None,
+        option(
+            panel=MEASURE,
+            metavar="1,4,16",
+            help="Also measure how much to draft with so many requests at once, as a server has "
+            "them. It takes 30 % of the budget.",
+        ),
+    ] = None
     force: Annotated[
         bool,
         option("--force", panel=MEASURE, help="Measure although other programs disturb it."),
@@ -178,14 +187,13 @@ def tune(
     if output.check is not None:
         _check(output.check, settings, screen)
         return
-    from outrider.tuning.settings import SHARES
     from outrider.tuning.tune import check_place, keep, run_tuning
 
     kept = output.out is not None or not models.cost_scale
     if kept:
         check_place(output.out)
     files: list[Path | None] = []
-    parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in SHARES)
+    parts = ", ".join(f"{name} {settings.seconds(name):.0f} s" for name in settings.shares)
     screen.note(f"Plan: {settings.budget:.0f} s: {parts}")
     with measuring(screen) as progress:
         profile = run_tuning(
@@ -212,7 +220,7 @@ def _settings(
     models: TunedModels, texts: TunedTexts, runtime: Runtime, measurement: Measurement
 ) -> "TuneSettings":
     from outrider.bench.settings import Models
-    from outrider.tuning.settings import TuneSettings, parse_budget
+    from outrider.tuning.settings import TuneSettings, parse_budget, parse_numbers
 
     arms = list(measurement.arms or ())
     if measurement.max_changed is not None:
@@ -230,6 +238,7 @@ def _settings(
         },
         budget=parse_budget(measurement.budget),
         arms=tuple(arms),
+        concurrency=parse_numbers(measurement.concurrency or ""),
         force=measurement.force,
     )
 
@@ -246,6 +255,11 @@ def _print(profile: "Profile", output: TuneOutput, screen: Screen) -> None:
     if rows := report.table(profile, 1 << 10 if output.explain else 12):
         screen.table("Speedup over plain decoding, with 95 % intervals", rows)
     for line in report.bars(profile):
+        screen.line(line)
+    if rows := report.together(profile):
+        arm = profile.facts["concurrency"]["arm"]
+        screen.table(f"Several requests at once, with {one_line(arm)}", rows)
+    for line in report.together_bars(profile):
         screen.line(line)
     if output.explain:
         for line in report.skipped(profile):

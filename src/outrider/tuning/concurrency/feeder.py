@@ -1,8 +1,9 @@
 """Feeds an engine from a number of clients, each of which waits for its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
@@ -10,6 +11,7 @@ from outrider.engine.serving.checked import checked
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Piece, Submission
 from outrider.engine.serving.settings import ServingSettings
+from outrider.policies.surface import CostSurface
 
 
 @dataclass(slots=True)
@@ -19,8 +21,8 @@ class Feeder:
     Attributes:
         generator: the models.
         settings: of the engine.
-        tokens: tokens of each answer, at most.
-        temperature: of all requests.
+        sampling: options of each answer.
+        costs: see `Engine`.
         prompts: what clients send, one after the other.
         clients: number of clients, each with one request at a time.
         sent: requests sent by clients.
@@ -30,8 +32,8 @@ class Feeder:
 
     generator: Generator
     settings: ServingSettings
-    tokens: int = 64
-    temperature: float = 0.0
+    sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    costs: CostSurface | None = None
     prompts: Sequence[Sequence[int]] = ()
     clients: int = 1
     sent: int = 0
@@ -41,17 +43,15 @@ class Feeder:
     _sent: dict[str, float] = field(default_factory=dict[str, float])
     _open: int = 0
     _done: int = 0
-    _written: int = 0
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self.generator, self.settings, publish=self._hear)
+        self.engine = Engine(self.generator, self.settings, publish=self._hear, costs=self.costs)
 
     def _hear(self, events: Sequence[Event]) -> None:
         now = perf_counter()
         for event in events:
             name = f"{event.id}/{event.index}"
             if isinstance(event, Piece):
-                self._written += len(event.token_ids)
                 if event.token_ids:
                     self.first.setdefault(event.id, now - self._sent[event.id])
             elif isinstance(event, Ended):
@@ -62,11 +62,7 @@ class Feeder:
     def submit(self, id: str, ids: Sequence[int], principal: str = "") -> None:
         """Send one request."""
         prompt = Prompt(token_ids=tuple(ids))
-        params = checked(
-            self.generator,
-            prompt,
-            {"max_new_tokens": self.tokens, "temperature": self.temperature, "seed": 0},
-        )
+        params = checked(self.generator, prompt, dict(self.sampling))
         self._sent[id] = perf_counter()
         self._open += 1
         self.engine.submit(

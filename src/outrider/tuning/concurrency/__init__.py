@@ -1,0 +1,1 @@
+"""How much to draft with several requests at once."""
