@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.core.types import Budget
-from outrider.policies.schedule import Schedule
+from outrider.policies.schedule import Schedule, limited
 
 
 def test_between_measured_numbers_the_limit_has_no_step() -> None:
@@ -49,6 +49,7 @@ def test_limits_that_grow_are_refused(caps: dict[int, int | None]) -> None:
 
 def test_a_limit_counts_all_tokens_of_a_tree() -> None:
     tree = Budget(depth=6, nodes=16, shares={"lookup": 6})
-    assert (tree.limited(4).depth, tree.limited(4).nodes) == (4, 4)
-    assert (tree.limited(8).depth, tree.limited(8).nodes) == (6, 8)
-    assert tree.limited(0) == Budget(depth=0, nodes=0, shares={"lookup": 6})
+    assert (limited(tree, 4).depth, limited(tree, 4).nodes) == (4, 4)
+    assert (limited(tree, 8).depth, limited(tree, 8).nodes) == (6, 8)
+    assert limited(tree, None) is tree
+    assert limited(tree, 0) == Budget(depth=0, nodes=0, shares={"lookup": 6})

@@ -14,8 +14,8 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.policies.schedule import Schedule
 from outrider.strategy import Profile
 from outrider.tuning import report
+from outrider.tuning.concurrency.blocks import Blocks
 from outrider.tuning.concurrency.feeder import Feeder
-from outrider.tuning.concurrency.lanes import Lanes
 from outrider.tuning.concurrency.levels import Part
 from outrider.tuning.concurrency.together import own_limit, used_arm
 from outrider.tuning.intervals import Speedup
@@ -30,9 +30,9 @@ PROMPTS = [(1, 40, 50, 60, 40, 50, 60 + i) for i in range(6)]
 
 
 @pytest.fixture
-def lanes(opened: OpenModels) -> Lanes:
+def blocks(opened: OpenModels) -> Blocks:
     arm = space_of(opened, ["lookup:k=4"]).arm("lookup:k=4")
-    return Lanes(
+    return Blocks(
         opened=opened,
         plain=plain_arm(),
         arm=arm,
@@ -41,27 +41,29 @@ def lanes(opened: OpenModels) -> Lanes:
     )
 
 
-def test_the_same_requests_are_served_by_all(lanes: Lanes) -> None:
-    found = lanes(2, (4, 2), Part.CHOICE, 0)
+def test_the_same_requests_are_served_by_all(blocks: Blocks) -> None:
+    found = blocks(2, (4, 2), Part.CHOICE, 0)
     assert set(found) == {4, 2}
-    assert (lanes.texts, lanes.differ) == (8, 0)
-    lanes(2, (4,), Part.JUDGING, 1)
-    assert lanes.texts == 10
+    assert (blocks.texts, blocks.differ) == (8, 0)
+    blocks(2, (4,), Part.JUDGING, 1)
+    assert blocks.texts == 10
 
 
-def test_each_pass_has_engines_of_its_own(lanes: Lanes) -> None:
+def test_each_pass_has_engines_of_its_own(blocks: Blocks) -> None:
     """A drafter that had written a text before would copy it."""
-    lanes(2, (4,), Part.CHOICE, 0)
-    first = lanes._pass
-    lanes(2, (4,), Part.CHOICE, 1)
-    second = lanes._pass
+    blocks(2, (4,), Part.CHOICE, 0)
+    first = blocks._pass
+    blocks(2, (4,), Part.CHOICE, 1)
+    second = blocks._pass
     assert first is not None and second is not None
     assert first.feeders["4"].generator is not second.feeders["4"].generator
     sent = [feeder.prompts for feeder in second.feeders.values()]
     assert sent[0] == sent[1] and sorted(sent[0]) == sorted(first.feeders["4"].prompts)
 
 
-def test_another_text_stops_the_measurement(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_text_stops_the_measurement(
+    blocks: Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Feeder.run
 
     def spoiled(own: Feeder, seconds: float, until: int) -> float:
@@ -72,7 +74,7 @@ def test_another_text_stops_the_measurement(lanes: Lanes, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Feeder, "run", spoiled)
     with pytest.raises(StrategyError, match="wrote 1 of 4 texts that are not"):
-        lanes(2, (4,), Part.CHOICE, 0)
+        blocks(2, (4,), Part.CHOICE, 0)
 
 
 def test_drafts_end_where_the_schedule_says(opened: OpenModels) -> None:

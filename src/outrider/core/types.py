@@ -230,10 +230,6 @@ class Budget:
         depth = max(min(self.depth, depth), 0)
         return replace(self, depth=depth, nodes=self.nodes if depth else 0)
 
-    def limited(self, tokens: int) -> "Budget":
-        """Return the same budget for at most so many tokens."""
-        return replace(self.clipped(tokens), nodes=min(self.nodes, max(tokens, 0)))
-
     def share(self, origin: str) -> int:
         """Return the largest depth for drafts of this origin."""
         shares = self.shares or {}

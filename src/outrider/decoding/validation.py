@@ -13,6 +13,7 @@ from outrider.decoding.beside import Work
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
+from outrider.policies.schedule import limited
 from outrider.protocols import AcceptanceRule, Request
 
 
@@ -94,8 +95,7 @@ def _budget(stage: Stage, sequence: SequenceState, reach: int, batch: int) -> Bu
     if reach < 1 or sequence.off is not None:
         return Budget.chain(0)
     budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
-    cap = stage.schedule.cap(batch)
-    return budget if cap is None else budget.limited(cap)
+    return limited(budget, stage.schedule.cap(batch))
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

@@ -6,9 +6,11 @@ and joins them without steps: a table with steps loses where a load lies just be
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import log2
+
+from outrider.core.types import Budget
 
 Cap = int | None
 """Most drafted tokens of a request in a round; None: no limit."""
@@ -55,6 +57,13 @@ class Schedule:
         last = self.caps[high]
         assert last is not None  # limits never grow
         return int(first - (first - last) * log2(requests / low) / log2(high / low))
+
+
+def limited(budget: Budget, cap: Cap) -> Budget:
+    """Return the same budget, for no more tokens than a limit allows."""
+    if cap is None:
+        return budget
+    return replace(budget.clipped(cap), nodes=min(budget.nodes, cap))
 
 
 def _order(cap: Cap) -> float:

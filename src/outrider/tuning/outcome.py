@@ -137,8 +137,8 @@ class Outcome:
         return {
             "arm": together.arm.name,
             "levels": [level.to_dict() for level in together.levels],
-            "texts": together.lanes.texts,
-            "differ": together.lanes.differ,
+            "texts": together.blocks.texts,
+            "differ": together.blocks.differ,
         }
 
     def _runs(self, arm: str) -> tuple[list[Run], list[Run]]:

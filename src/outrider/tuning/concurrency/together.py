@@ -8,7 +8,7 @@ from outrider.bench.journal import Journal
 from outrider.bench.models import OpenModels
 from outrider.policies import FixedLength, FixedTree
 from outrider.policies.schedule import Cap
-from outrider.tuning.concurrency.lanes import Lanes
+from outrider.tuning.concurrency.blocks import Blocks
 from outrider.tuning.concurrency.levels import Level, Levels, Part
 from outrider.tuning.prompts import Parts
 from outrider.tuning.race import Entry
@@ -27,7 +27,7 @@ class Together:
     Attributes:
         arm: the arm that a profile uses.
         first: its limit for a single request: its own length.
-        lanes: serves requests.
+        blocks: serves requests.
         numbers: numbers of requests, ascending.
         seconds: for all of them.
         clock: seconds.
@@ -36,7 +36,7 @@ class Together:
 
     arm: Arm
     first: Cap
-    lanes: Lanes
+    blocks: Blocks
     numbers: list[int]
     seconds: float
     clock: Callable[[], float] = perf_counter
@@ -70,7 +70,7 @@ class Together:
         return cls(
             arm=arm,
             first=own_limit(opened, arm),
-            lanes=Lanes(
+            blocks=Blocks(
                 opened=opened,
                 plain=plain_arm(),
                 arm=arm,
@@ -111,7 +111,7 @@ class Together:
         Levels(
             numbers=self.numbers,
             first=self.first,
-            serve=self.lanes,
+            serve=self.blocks,
             ended=ended,
             found=self.levels,
             told=told,

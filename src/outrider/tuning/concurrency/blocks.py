@@ -40,7 +40,7 @@ class _Pass:
 
 
 @dataclass(slots=True, kw_only=True)
-class Lanes:
+class Blocks:
     """Serves blocks of requests (`Serve`).
 
     Attributes:
