@@ -47,6 +47,11 @@ _TITLES = {
         "Constraints",
         "Methods that sample what a constraint allows (`Generator.sample_constrained`).",
     ),
+    "search": (
+        "Search strategies",
+        "`Generator.search(...)`, `outrider generate --search ...`: write several texts or "
+        "branches, and return the best ones with scores.",
+    ),
     "learner": (
         "Learners",
         "`--learn`, `load(learn=...)`: train the draft model while requests run.",

@@ -139,6 +139,10 @@ class SelectedCache:
         """Append emitted tokens to the text."""
         self.inner.commit(tokens)
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all speculative rows but `rows`."""
+        self.inner.keep_rows(rows)
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens of the text; the prompt cannot be cut."""
         if length < self.held:

@@ -46,6 +46,13 @@ def ancestor_mask(parents: IntArray) -> BoolArray:
     return mask
 
 
+def visible_rows(tree: IntArray, first: int) -> BoolArray:
+    """Return the speculative slots visible to the rows from `first` on: ancestors. Rows below 0 are
+    those of the text, to which none is visible."""
+    rows = ancestor_mask(tree)[max(first, 0) :]
+    return np.concatenate((np.zeros((max(-first, 0), len(tree)), dtype=np.bool_), rows))
+
+
 def path_to(parents: IntArray, node: int) -> list[int]:
     """Return the nodes from the root's child down to `node`; empty for -1."""
     path: list[int] = []

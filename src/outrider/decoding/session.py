@@ -197,6 +197,16 @@ class Session:
         self._join_read()
         return active
 
+    def adopt(self, generation: Generation, cache: Cache) -> None:
+        """Add a request that continues a text: `cache` has read its prompt and its output.
+
+        Raises:
+            ContextError: the text leaves no space for another token.
+        """
+        begun = perf_counter()
+        sequences = sequences_of(self.stage, [generation.request], [cache], [None], begun)
+        self._join([generation], sequences)
+
     def preempt(self, generation: Generation) -> None:
         """Remove a request and free its caches; `add` resumes it from its text.
 

@@ -24,6 +24,7 @@ from outrider.engine.requests import (
     warn_of_stops,
 )
 from outrider.engine.result import Result, ResultMaker, report_of
+from outrider.engine.searches.searching import Searching
 from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images
@@ -43,12 +44,11 @@ if TYPE_CHECKING:
 _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
 
-class Generator:
+class Generator(Searching):
     """Writes text with one strategy.
 
     The caches of the last single request are kept: if the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only the new tokens. `profile` is what
-    `load` has used of `outrider tune`."""
+    (the next turn of a conversation), each tier reads its new tokens only. `profile`: of `load`."""
 
     def __init__(
         self,

@@ -63,6 +63,11 @@ class GuidedCache:
         self.seen.commit(tokens)
         self.unseen.commit(tokens)
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all speculative rows of both caches but `rows`."""
+        self.seen.keep_rows(rows)
+        self.unseen.keep_rows(rows)
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens of the text, and cut the other text by the same number."""
         gone = len(self.seen.text) - length

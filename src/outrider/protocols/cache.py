@@ -84,6 +84,11 @@ class Cache(Protocol):
         no tokens, all speculative rows of the round are dropped."""
         ...
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all speculative rows but `rows` (ascending numbers), which are numbered anew from 0.
+        The parents of a row must be among them, or -1; else `KeyError`."""
+        ...
+
     def truncate(self, length: int) -> None:
         """Drop everything after the first `length` (at least 1) tokens of the text."""
         ...

@@ -101,6 +101,12 @@ GUIDANCE = ("guidance.classifier_free",)
 CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 """Modules of methods that sample under a constraint."""
 
+SEARCHES = (
+    "search.beams.beam",
+    "search.samples.best_of_n",
+)
+"""Modules of search strategies, which write several texts or branches."""
+
 LEARNERS = ("learning.osd",)
 """Modules of learners, which train a draft model while requests run."""
 
@@ -114,6 +120,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "guidance": GUIDANCE,
     "constraint": CONSTRAINTS,
     "learner": LEARNERS,
+    "search": SEARCHES,
 }
 """Maps each kind of method to its tuple of modules."""
 

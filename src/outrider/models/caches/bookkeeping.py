@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from outrider.core.errors import ContextError
-from outrider.core.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
+from outrider.core.tree import chain_parents, check_parents, depths, is_chain, visible_rows
 from outrider.core.types import BoolArray, IntArray, as_ids
 from outrider.models.caches.positions import Places
 from outrider.protocols import CacheReport, Segment
@@ -188,8 +188,7 @@ class CacheBook:
         """Plan a forward for the common case in which rows, slots and positions ascend together."""
         text_end, old, new = len(self._text), len(self._tokens), segment.tokens
         unread = [] if self._fed else self._text[self._length :]
-        start = text_end + old - len(unread)
-        end = text_end + old + len(new)
+        start, end = text_end + old - len(unread), text_end + old + len(new)
         if end > start:
             self._check_position(self.places.at(end - 1))
         plan = Feed(
@@ -256,10 +255,18 @@ class CacheBook:
             raise ValueError(f"length must be from 1 to {len(self._text)}, got {length}")
         self._keep(length, min(self._length, length - 1))
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all speculative rows but `rows`, ascending, whose parents must be among them."""
+        number = {-1: -1} | {row: i for i, row in enumerate(rows)}
+        parents = [number[self._parents[row]] for row in rows]
+        if rows and rows[-1] != len(rows) - 1:
+            self._move([len(self._text) + row for row in rows], len(self._text))
+        self._tokens, self._parents = [self._tokens[row] for row in rows], parents
+        self._is_chain, self.borrower = is_chain(as_ids(parents)), None
+
     def _forget_round(self) -> None:
-        self._fed = False
+        self._fed, self.borrower = False, None
         self._tokens, self._parents, self._is_chain = [], [], True
-        self.borrower = None
 
     def _keep(self, length: int, rows: int) -> None:
         """Keep the first `length` tokens and the first `rows` rows."""
@@ -391,10 +398,3 @@ def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
         return None
     rows = np.broadcast_to(positions, (len(axes), len(positions)))
     return np.concatenate((axes, rows), axis=1)
-
-
-def visible_rows(tree: IntArray, first: int) -> BoolArray:
-    """Return the speculative slots visible to the rows from `first` on: ancestors. Rows below 0 are
-    those of the text, to which none is visible."""
-    rows = ancestor_mask(tree)[max(first, 0) :]
-    return np.concatenate((np.zeros((max(-first, 0), len(tree)), dtype=np.bool_), rows))

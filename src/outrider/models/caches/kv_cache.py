@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.tree import visible_rows
 from outrider.core.types import IntArray, as_ids
-from outrider.models.caches.bookkeeping import CacheBook, Feed, Run, visible_rows
+from outrider.models.caches.bookkeeping import CacheBook, Feed, Run
 from outrider.protocols import Segment
 
 _FIRST_CAPACITY = 128

@@ -1,0 +1,1 @@
+"""Search strategies on a generator."""

@@ -1,0 +1,1 @@
+"""Strategies that keep the best few branches, token by token."""

@@ -1,0 +1,1 @@
+"""Strategies that write several whole texts."""

@@ -1,0 +1,1 @@
+"""What judges texts: functions, classifiers, programs."""

@@ -1,0 +1,191 @@
+"""Passages that continue branches, written by the ordinary loop: drafts make them faster, and never
+change them.
+
+The noise of a passage depends on the seed, its sample number and the index of each token only. So a
+passage is a function of its branch and its number, however it is written and with what others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from outrider.core.types import as_ids
+from outrider.decoding import Generation, Session, Stage
+from outrider.policies.guard import Guard
+from outrider.protocols import Cache, Request
+from outrider.sampling import Sampler
+from outrider.search.account import Account
+
+Until = Callable[[Sequence[int]], int | None]
+"""`tokens of a passage -> how many of them it has when it ends there`; None: it goes on. The same
+number must result for any longer list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The beginning of a text, with the cache that has read it.
+
+    Attributes:
+        cache: the cache of the target; it is shared, and never written.
+        output: tokens after the prompt.
+    """
+
+    cache: Cache
+    output: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What continues a branch.
+
+    Attributes:
+        tokens: its tokens.
+        logprobs: the log-probability of each under the model, before temperature and warps.
+        finish: `stop` at the end of the text, `length` at its limit, `until` where the condition of
+            the passage was met, `cut` where others were enough.
+        branch: the branch after the passage.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+    branch: Branch
+
+    @property
+    def logprob(self) -> float:
+        """Sum of the log-probabilities."""
+        return sum(self.logprobs)
+
+
+@dataclass(slots=True, kw_only=True)
+class Passages:
+    """Writes passages.
+
+    Attributes:
+        stage: the target with its drafter.
+        request: the prompt and settings.
+        guard: of drafting.
+        account: counts rounds and tokens.
+        drafted: tokens that were drafted.
+    """
+
+    stage: Stage
+    request: Request
+    guard: Guard | None
+    account: Account
+    drafted: int = 0
+
+    def write(
+        self,
+        branches: Sequence[Branch],
+        samples: Sequence[int],
+        *,
+        most: int | Sequence[int],
+        until: Until | None = None,
+        greedy: bool = False,
+        enough: Callable[[Sequence[Passage]], bool] | None = None,
+    ) -> list[Passage]:
+        """Write one passage after each branch, all of them in the same forwards.
+
+        Args:
+            branches: where the passages begin.
+            samples: the number of each passage, which decides its noise.
+            most: most tokens of a passage, or of each.
+            until: where a passage ends.
+            greedy: whether to take the best token instead of sampling.
+            enough: called with the passages that have ended, after each round; where it returns
+                true, the others end with finish `cut`.
+
+        Returns:
+            The passages, in the order of the branches.
+
+        Raises:
+            SearchStoppedError: a limit is reached.
+            LogitsError: the logits of the target cannot be used.
+        """
+        limits = [most] * len(branches) if isinstance(most, int) else list(most)
+        session = Session(self.stage, self.guard)
+        runs = [
+            self._begin(session, branch, sample, limit, greedy)
+            for branch, sample, limit in zip(branches, samples, limits, strict=True)
+        ]
+        ended: dict[int, Passage] = {}
+        waiting = {i for i, run in enumerate(runs) if limits[i] > 0 and run.running}
+        for i in set(range(len(runs))) - waiting:
+            ended[i] = Passage((), (), "length", branches[i])
+        while waiting:
+            self.account.check()
+            self._step(session)
+            rows = sum(len(run.request.prompt) + len(run.output) for run in runs)
+            self.account.most_rows = max(self.account.most_rows, rows)
+            for i in sorted(waiting):
+                passage = self._ended(runs[i], branches[i], until)
+                if passage is not None:
+                    ended[i] = passage
+                    session.release(runs[i])
+                    waiting.discard(i)
+            if enough is not None and enough([ended[i] for i in sorted(ended)]):
+                break
+        for i in sorted(waiting):
+            ended[i] = self._cut(runs[i], branches[i])
+        return [ended[i] for i in range(len(runs))]
+
+    def _begin(
+        self, session: Session, branch: Branch, sample: int, most: int, greedy: bool
+    ) -> Generation:
+        base = self.request.sampler
+        params = replace(
+            base.params,
+            max_new_tokens=len(branch.output) + max(most, 1),
+            logprobs=0,
+            seed=base.seed,
+            **({"temperature": 0.0} if greedy else {}),
+        )
+        sampler = Sampler(
+            params,
+            prompt_ids=base.prompt_ids,
+            end_ids=() if params.ignore_eos else tuple(base.end_ids),
+            sample=sample,
+        )
+        generation = Generation(Request(self.request.prompt, sampler, list(branch.output)))
+        session.adopt(generation, branch.cache.fork())
+        return generation
+
+    def _step(self, session: Session) -> None:
+        count = len(session.generations)
+        session.step()
+        self.account.forward(count + session.drafted)
+        self.drafted += session.drafted
+
+    def _ended(self, run: Generation, branch: Branch, until: Until | None) -> Passage | None:
+        """Return the passage if it has ended."""
+        if run.error is not None:
+            raise run.error
+        new = run.output[len(branch.output) :]
+        stop = None if until is None else until(new)
+        if stop is not None and stop <= len(new):
+            at_end = stop == len(new) and str(run.finish) == "stop"
+            return self._passage(run, branch, stop, "stop" if at_end else "until")
+        if run.finish is None:
+            return None
+        return self._passage(run, branch, len(new), str(run.finish))
+
+    def _cut(self, run: Generation, branch: Branch) -> Passage:
+        return self._passage(run, branch, len(run.output) - len(branch.output), "cut")
+
+    def _passage(self, run: Generation, branch: Branch, count: int, finish: str) -> Passage:
+        begin = len(branch.output)
+        output = tuple(run.output[: begin + count])
+        cache = run.open_sequence.cache
+        prompt = len(cache.text) - len(run.output)
+        if len(output) < len(run.output):
+            cache.truncate(prompt + len(output))
+        logprobs = tuple(token.logprob for token in run.logprobs[:count])
+        return Passage(output[begin:], logprobs, finish, Branch(cache, output))
+
+
+def branch_of(cache: Cache, output: Sequence[int] = ()) -> Branch:
+    """Return the branch of a cache that has read the prompt, with tokens appended."""
+    if output:
+        cache = cache.fork()
+        cache.commit(as_ids(output))
+    return Branch(cache, tuple(int(token) for token in output))

@@ -1,0 +1,1 @@
+"""Strategies that return spans of a given text."""
