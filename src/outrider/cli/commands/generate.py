@@ -25,6 +25,7 @@ from outrider.cli.options.options import (
     load_generator,
     option,
 )
+from outrider.cli.options.searching import Searching
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import (
     COLORS,
@@ -35,6 +36,7 @@ from outrider.cli.ui.render import (
     weights_note,
 )
 from outrider.cli.ui.samples import combined
+from outrider.cli.ui.searched import check_search, print_search, run_search
 from outrider.cli.ui.waiting import Waiting
 from outrider.cli.ui.weighted import check_particles, print_particles, run_particles
 from outrider.core.errors import LogitsError, OptionError
@@ -72,6 +74,7 @@ def generate(
     speculation: Speculation,
     sampling: Sampling,
     constraining: Constraining,
+    searching: Searching,
     runtime: Runtime,
     long_input: LongInput,
     documents: Annotated[
@@ -124,6 +127,7 @@ def generate(
       outrider generate "Name a river." --temperature 0.7 --n 3
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
+      outrider generate "A line about the sea." --search "beam(num_beams=4)" --n 4
       outrider generate "Is water wet?" --choice yes --choice no
       outrider generate "A year:" --regex '(1|2)[0-9]{3}' --particles 8
       outrider generate "A person:" --json-schema person.schema.json
@@ -138,6 +142,10 @@ def generate(
         own = {"--n": n > 1, "--stream": bool(stream), "--logprobs": logprobs is not None}
         own["--explain"] = long_input.explain is not None
         check_particles(settings, own)
+    own = {"--particles": particles is not None, "--stream": bool(stream)}
+    own |= {"--logprobs": logprobs is not None, "--explain": long_input.explain is not None}
+    check_search(searching, settings, own)
+    scorer = searching.make_scorer()
     screen = Screen(color)
     text = read_prompt(prompt)
     with Waiting(screen) as waiting:
@@ -146,17 +154,21 @@ def generate(
         message = as_message(generator.tokenizer, chat)
         request = long or ([{"role": "user", "content": text}] if message else text)
         weighted = particles and run_particles(generator, request, particles, settings)
+        found = searching.search and run_search(generator, request, searching, scorer, settings)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
         results: list[Result] = []
-        if n > 1:
+        if n > 1 and not found:
             results = generator.generate(request, n=n, **settings)
-        elif not weighted:
+        elif not weighted and not found:
             shown = screen if streamed else None
             if documents:
                 waiting.say("reading")
             results = [run_stream(generator, request, settings, shown, waiting.end)]
     asked = [asking_note(generator.tokenizer, message)]
     asked += [weights_note(generator.strategy.target.info)]
+    if found:
+        print_search(found, screen, n, json, asked)
+        return
     if weighted:
         print_particles(weighted, screen, json, asked)
         return

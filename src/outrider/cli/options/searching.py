@@ -1,0 +1,65 @@
+"""Options of a search, shared by the commands that write texts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from outrider.cli.options.options import option
+from outrider.strategy.catalogue import names
+
+if TYPE_CHECKING:
+    from outrider.search import Scorer
+
+PANEL = "Search"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Searching:
+    """Options that choose a search strategy and what judges its texts."""
+
+    search: Annotated[
+        str | None,
+        option(
+            panel=PANEL,
+            metavar="NAME[(OPTION=VALUE,...)]",
+            autocompletion=lambda: names("search"),
+            help="Write several texts or branches, and print the best: "
+            f"{', '.join(names('search'))}; such as beam(num_beams=4). `outrider methods` lists "
+            "their options.",
+        ),
+    ] = None
+    scorer: Annotated[
+        str | None,
+        option(
+            panel=PANEL,
+            metavar="NAME",
+            help="What judges texts: keywords:sea,wind (share of the words that occur), length:40 "
+            "(words), classifier:FOLDER (a reward model of transformers; #LABEL after it for one "
+            "with several labels), or FILE.py:FUNCTION, a function of a text, whose file is run.",
+        ),
+    ] = None
+    budget: Annotated[
+        int | None,
+        option(
+            panel=PANEL,
+            min=1,
+            metavar="TOKENS",
+            help="Most rows that the model computes after the prompt; what is found before is "
+            "printed.",
+        ),
+    ] = None
+
+    @property
+    def any(self) -> str | None:
+        """The option that is given without --search; None if there is none."""
+        if self.search is not None:
+            return None
+        given = {"--scorer": self.scorer, "--budget": self.budget}
+        return next((name for name, value in given.items() if value is not None), None)
+
+    def make_scorer(self) -> "Scorer | None":
+        """Return the scorer. Raises `OptionError` if its name is invalid."""
+        if self.scorer is None:
+            return None
+        from outrider.search.scorers.named import make_scorer
+
+        return make_scorer(self.scorer)
