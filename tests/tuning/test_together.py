@@ -168,6 +168,8 @@ def test_a_tuning_with_several_requests(
     )
     profile = more.run()  # continues: only several requests are measured
     assert profile.verdict == first.verdict
+    raced = [[row["raced"] for row in one.facts["arms"]] for one in (first, profile)]
+    assert raced[0] == raced[1]
     assert [arm.concurrency for arm in profile.arms] == [1, 2]
     assert profile.facts["concurrency"]["differ"] == 0
     file = profile.save(tmp_path / "profile.json")

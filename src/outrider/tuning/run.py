@@ -150,7 +150,7 @@ class Tuning:
         self._arms = texts.arms
         names = ", ".join(arm.name for arm in arms)
         self.note(f"{len(self.predictions)} arms replayed; the race: none, {names}")
-        self._race(texts, parts, arms)
+        self._race(texts, parts, arms, journal)
         self._judge(texts, parts)
         self._serve(opened, parts, journal)
 
@@ -268,14 +268,17 @@ class Tuning:
         self._race_until = max(self._race_until, self.clock() + settings.seconds("race") / 2)
         return int((self._race_until - self.clock()) / max(self._each, 1e-6))
 
-    def _race(self, texts: Texts, parts: Parts, arms: Sequence[Arm]) -> None:
+    def _race(self, texts: Texts, parts: Parts, arms: Sequence[Arm], journal: Journal) -> None:
+        left = self._texts_left
+        if "race texts" not in journal.facts:  # a tuning that continues runs the same race
+            journal.note("race texts", left)
         self.entries = [Entry(name=arm.name, learns=arm.adaptive) for arm in arms]
         race = Race(
             arms=self.entries,
             plain=texts.plain.name,
             prompts=len(parts.search),
             write=texts.writer(parts.search),
-            texts=self._texts_left,
+            texts=journal.facts["race texts"],
             ended=lambda: self.clock() > self._race_until,
         )
         self.entries = race.run()
