@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from outrider.bench.models import OpenModels
 from outrider.bench.strategies import Named
 from outrider.cli.app import main
 from outrider.core.errors import OptionError, StrategyError
+from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.settings import ServingSettings
 from outrider.policies.schedule import Schedule
 from outrider.strategy import Profile
@@ -168,7 +170,10 @@ def test_a_tuning_with_several_requests(
     )
     profile = more.run()  # continues: only several requests are measured
     assert profile.verdict == first.verdict
-    raced = [[row["raced"] for row in one.facts["arms"]] for one in (first, profile)]
+    raced = [
+        {row["arm"]: row["raced"] for row in one.facts["arms"] if row["raced"]}
+        for one in (first, profile)
+    ]
     assert raced[0] == raced[1]
     assert [arm.concurrency for arm in profile.arms] == [1, 2]
     assert profile.facts["concurrency"]["differ"] == 0
@@ -192,3 +197,12 @@ def test_wrong_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         TuneSettings(concurrency=(0,))
     assert main(["tune", "--concurrency", "many"]) == 2
     assert "Give numbers such as 1,4,16" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_read_counts_as_a_request(opened: OpenModels) -> None:
+    generator = opened.build(named_arm("lookup:k=4"))
+    generator.limit(Schedule({1: 4, 2: 0}))
+    engine = Engine(generator, publish=lambda events: None)
+    sample = SimpleNamespace(drafts=True)
+    assert engine._drafting.depths([sample], 0)[0] > 4  # type: ignore[list-item]
+    assert engine._drafting.depths([sample], 16) == [0]  # type: ignore[list-item]

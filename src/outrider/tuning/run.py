@@ -1,7 +1,7 @@
 """A tuning from the first forward to the profile."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
@@ -228,6 +228,8 @@ class Tuning:
             self.skipped.append(Skipped(name=f"{late} arms", reason="no time to replay them"))
         found = {name: own.to_dict() for name, own in self.predictions.items()}
         journal.note("predictions", found)
+        if "race" in journal.facts:
+            return _named(space.arms, [own["name"] for own in journal.facts["race"]])
         return self._chosen(space.arms)
 
     def _predict(self, arm: Arm, opened: OpenModels) -> None:
@@ -269,19 +271,21 @@ class Tuning:
         return int((self._race_until - self.clock()) / max(self._each, 1e-6))
 
     def _race(self, texts: Texts, parts: Parts, arms: Sequence[Arm], journal: Journal) -> None:
-        left = self._texts_left
-        if "race texts" not in journal.facts:  # a tuning that continues runs the same race
-            journal.note("race texts", left)
+        known: list[dict[str, Any]] | None = journal.facts.get("race")
+        if known is not None:  # a race that has ended is not run again
+            self.entries = [Entry(**own) for own in known]
+            return
         self.entries = [Entry(name=arm.name, learns=arm.adaptive) for arm in arms]
         race = Race(
             arms=self.entries,
             plain=texts.plain.name,
             prompts=len(parts.search),
             write=texts.writer(parts.search),
-            texts=journal.facts["race texts"],
+            texts=self._texts_left,
             ended=lambda: self.clock() > self._race_until,
         )
         self.entries = race.run()
+        journal.note("race", [asdict(entry) for entry in self.entries])
 
     def _judge(self, texts: Texts, parts: Parts) -> None:
         ranked = [texts.arms[entry.name] for entry in self.entries]
@@ -312,6 +316,12 @@ class Tuning:
     def _tell(self, what: str) -> None:
         spent = int(self.clock() - self._begun)
         self.progress(min(spent, int(self.settings.budget)), int(self.settings.budget), what)
+
+
+def _named(arms: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
+    """Return the arms of these names; some are the adaptive forms of others."""
+    known = {arm.name: arm for arm in map(adaptive_of, arms)} | {arm.name: arm for arm in arms}
+    return [known[name] for name in names]
 
 
 def _mixed(arms: Sequence[Arm]) -> list[Arm]:

@@ -1,12 +1,13 @@
 """How much the engine drafts and reads in a step, by measured costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from outrider.decoding import Session
 from outrider.engine.serving.sample import Sample
 from outrider.policies import ExpectedGain
 from outrider.policies.goodput import Goodput
+from outrider.policies.schedule import Schedule
 from outrider.policies.surface import CostSurface, Forward
 from outrider.strategy import Strategy
 from outrider.strategy.description import lower_models
@@ -33,6 +34,8 @@ class Drafting:
         surface: the seconds of forwards.
         policy: the policy of the strategy, if it knows the chances of its drafts.
         goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
+        schedule: limits by the number of requests; a prompt that is read counts as one, since its
+            rows share the forward.
         step: seconds that a step with reading may take.
         drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
@@ -44,6 +47,7 @@ class Drafting:
     policy: ExpectedGain | None
     goodput: Goodput | None
     step: float
+    schedule: Schedule = field(default_factory=Schedule)
     drafting: float = 0.0
     off: bool = False
     models: bool = False
@@ -55,7 +59,14 @@ class Drafting:
         policy = strategy.policy if isinstance(strategy.policy, ExpectedGain) else None
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
         models = bool(lower_models(strategy.drafter))
-        return cls(surface=surface, policy=policy, goodput=goodput, step=step, models=models)
+        return cls(
+            surface=surface,
+            policy=policy,
+            goodput=goodput,
+            step=step,
+            schedule=strategy.stage.schedule,
+            models=models,
+        )
 
     def rows_for_reading(self, writing: Sequence[Sample], share: float = 0.0) -> int:
         """Return how many rows of prompts the next step reads.
@@ -103,6 +114,8 @@ class Drafting:
                 drafting=self.drafting + _ASKING * len(active),
             )
             depths = list(found)
+        if other_rows and (cap := self.schedule.cap(len(active) + 1)) is not None:
+            depths = [min(depth, cap) for depth in depths]
         return [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
 
     def note(
