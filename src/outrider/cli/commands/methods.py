@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from outrider.protocols.method import Method
 
 _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")} | {
-    "learner": "--learn"
+    "learner": "--learn",
+    "search": "--search",
 }
 """Headings of the kinds that have an option of the same name."""
 
