@@ -1,4 +1,4 @@
-"""Drafts inside searches: the time of each strategy with and without them, and whether texts differ.
+"""Drafts inside searches: the time of each strategy with and without them, and equal texts.
 
     python -m benchmarks.search.drafted smollm2 --prompts question.jsonl.zst --of-each 2 \
         "best-of-n(samples=4)" "first-finish(samples=4)"
