@@ -15,6 +15,7 @@ import uvicorn
 
 from outrider.engine.generator import Generator
 from outrider.engine.serving.engine import Engine
+from outrider.engine.serving.searches import SearchingEngine
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.app import create_app
 from outrider.server.context import Context
@@ -156,7 +157,9 @@ def running(
     engines: list[Engine] = []
 
     def make(client: Any) -> Engine:
-        engines.append(Engine(generator, engine_settings, publish=client.publish, costs=COSTS))
+        engines.append(
+            SearchingEngine(generator, engine_settings, publish=client.publish, costs=COSTS)
+        )
         return engines[0]
 
     app = create_app(generator, make, settings, keys)

@@ -28,6 +28,7 @@ from outrider.server.endpoints import (
     models,
     page,
     responses,
+    search,
     tokens,
 )
 from outrider.server.errors import ApiError, from_outrider
@@ -42,6 +43,7 @@ from outrider.server.schema.completions import CompletionBody, DetokenizeBody, T
 from outrider.server.schema.documents import openapi_of
 from outrider.server.schema.messages import CountBody, MessagesBody
 from outrider.server.schema.responses import ResponsesBody
+from outrider.server.schema.search import SearchBody
 from outrider.server.settings import ServerSettings
 from outrider.server.telemetry.spans import Telemetry
 from outrider.server.tools.choice import reader_of
@@ -56,7 +58,7 @@ _UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tunin
 _UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
 
 _BODIES = (ChatBody, CompletionBody, ResponsesBody, MessagesBody, CountBody)
-_BODIES += (TokenizeBody, DetokenizeBody)
+_BODIES += (TokenizeBody, DetokenizeBody, SearchBody)
 
 
 def create_app(
@@ -161,7 +163,7 @@ def _fetcher(hosts: tuple[str, ...]) -> Fetcher | None:
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, responses, messages, models, tokens, health, page):
+    for one in (chat, completions, responses, messages, models, tokens, health, page, search):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 

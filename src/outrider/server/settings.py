@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.server.media.addresses import read_host
+from outrider.server.searches.settings import SearchSettings
 
 UNKNOWN_FIELDS = ("ignore", "refuse")
 
@@ -38,6 +39,7 @@ class ServerSettings:
             read then shows whether another key has sent it.
         media_hosts: hosts from which images of requests are fetched, `HOST` or `HOST:PORT`; empty:
             none.
+        searches: what is allowed of searches; None: nothing.
 
     Raises:
         OptionError: a number out of range, or a host that is none.
@@ -58,6 +60,7 @@ class ServerSettings:
     max_prompts: int = 64
     grammar_seconds: int = 5
     shutdown_timeout: float = 30.0
+    searches: SearchSettings | None = None
     unknown_fields: str = "ignore"
     cors_origins: tuple[str, ...] = ()
     vllm_metrics: bool = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from outrider.cli.options.long_inputs import Selecting
 from outrider.cli.options.options import Runtime, Speculation, Tiers, load_generator
-from outrider.cli.options.serving import Behaviour, Listening, Replication, ServerLimits
+from outrider.cli.options.serving import Behaviour, Listening, Replication, Searches, ServerLimits
 from outrider.core.errors import MissingExtraError, OptionError, OutriderWarning
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def serve(
     limits: ServerLimits,
     replication: Replication,
     behaviour: Behaviour,
+    searches: Searches,
 ) -> None:
     """Serve a model to any client of OpenAI's interface.
 
@@ -52,7 +53,13 @@ def serve(
       outrider serve --target smollm2
       outrider serve --target ./big --draft ./small --api-keys keys.toml --host 0.0.0.0
       outrider serve --target smollm2 --replicas 2
+      outrider serve --target smollm2 --allow-search --search-scorer brief=length:40
     """
+    if searches.allow_search and replication.replicas is not None:
+        raise OptionError(
+            "--allow-search and --replicas are given together, and replicas run no searches",
+            hint="Leave out one of the two",
+        )
     _need_server(replication.replicas)
     from outrider.engine.serving.settings import ServingSettings
     from outrider.server import serve as serving
@@ -72,6 +79,7 @@ def serve(
         model_names=_names(tiers.target, behaviour.served_model_name),
         cors_origins=tuple(listening.cors_origin or ()),
         media_hosts=tuple(behaviour.allow_media_host or ()),
+        searches=searches.settings(),
         **given,
     )
     check_parser(settings.tool_parser)
@@ -117,10 +125,10 @@ def _engine(
         replicas: number of engines in processes of their own; None: one engine in this process.
     """
     if replicas is None:
-        from outrider.engine.serving.engine import Engine
+        from outrider.engine.serving.searches import SearchingEngine
 
         generator = load()
-        yield generator, lambda client: Engine(generator, engine, publish=client.publish)
+        yield generator, lambda client: SearchingEngine(generator, engine, publish=client.publish)
         return
     from outrider.server.replicas.ray_serve import Plan, running
     from outrider.server.replicas.remote import RemoteEngine

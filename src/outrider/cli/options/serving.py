@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.options import option
+from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from outrider.search import Scorer
+    from outrider.server.searches.settings import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +112,69 @@ class ServerLimits:
     def engine(self) -> dict[str, Any]:
         """Return keywords of `ServingSettings`."""
         return {name: v for name, v in given_fields(self).items() if name in _ENGINE}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Searches:
+    """Options for searches of clients."""
+
+    allow_search: Annotated[
+        bool,
+        option(
+            "--allow-search",
+            panel="Search",
+            help="Let clients search at /v1/search: several texts or branches of one prompt. One "
+            "search runs at a time, beside the other requests.",
+        ),
+    ] = False
+    search_scorer: Annotated[
+        list[str] | None,
+        option(
+            panel="Search",
+            metavar="NAME=SCORER",
+            help="A scorer that searches may name, such as brief=length:40 or "
+            "reward=classifier:FOLDER; see --scorer of generate. Repeatable.",
+        ),
+    ] = None
+    search_tokens: Annotated[
+        int | None,
+        option(
+            panel="Search",
+            min=1,
+            help="Most rows that the model computes for a search. Default: 100000.",
+        ),
+    ] = None
+    search_seconds: Annotated[
+        float | None, option(panel="Search", help="Most seconds of a search. Default: 120.")
+    ] = None
+
+    def settings(self) -> "SearchSettings | None":
+        """Return what is allowed; None: nothing.
+
+        Raises:
+            OptionError: an option is given without --allow-search, or a scorer is invalid.
+        """
+        limits = {"tokens": self.search_tokens, "seconds": self.search_seconds}
+        given = {name: value for name, value in limits.items() if value is not None}
+        if not self.allow_search:
+            if given or self.search_scorer:
+                name = "search-scorer" if self.search_scorer else f"search-{next(iter(given))}"
+                raise OptionError(
+                    f"--{name} is given without --allow-search", hint="Give --allow-search as well"
+                )
+            return None
+        from outrider.search.scorers.named import make_scorer
+        from outrider.server.searches.settings import SearchSettings
+
+        scorers: dict[str, Scorer] = {}
+        for text in self.search_scorer or ():
+            name, found, value = text.partition("=")
+            if not found or not name:
+                raise OptionError(
+                    f"--search-scorer is {text!r:.60}", hint="Give NAME=SCORER: brief=length:40"
+                )
+            scorers[name] = make_scorer(value)
+        return SearchSettings(scorers=scorers, **given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,113 @@
+"""`/v1/search`: several texts or branches of one prompt, the best ones with scores."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from outrider.core.errors import OutriderError
+from outrider.core.types import Prompt
+from outrider.engine.searches.searching import chosen
+from outrider.engine.serving.searches import SearchJob
+from outrider.search import Limits, SearchResult
+from outrider.server.context import Context
+from outrider.server.endpoints.common import Accepted, accept, ignored_header, json_response
+from outrider.server.errors import from_outrider, invalid, unsupported
+from outrider.server.ids import new_id
+from outrider.server.prompts.rendering import Conversation, chat_prompt
+from outrider.server.schema.documents import described_body
+from outrider.server.schema.search import SearchBody
+from outrider.server.searches.service import allowed, begin_by, engine_for, searched
+
+router = APIRouter()
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "stop_token_ids": "stop_token_ids",
+    "ignore_eos": "ignore_eos",
+    "seed": "seed",
+    "max_tokens": "max_new_tokens",
+}
+"""Fields, and the options of sampling that they set."""
+
+
+@router.post("/v1/search", openapi_extra=described_body(SearchBody))
+async def search(request: Request) -> Response:
+    """Search, and return the best texts."""
+    accepted = await accept(request, SearchBody)
+    context = accepted.context
+    allowed(context.settings.searches)
+    engine = engine_for(context.client.engine)
+    job, prompt = await context.prepare(lambda: _job(accepted))
+    found = await searched(engine, job, request.receive)
+    answer = _answer(accepted.body, found, len(prompt))
+    return json_response(answer, ignored_header(accepted.ignored))
+
+
+def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
+    """Read the prompt and check the strategy; runs in a thread."""
+    context, body = accepted.context, accepted.body
+    settings = allowed(context.settings.searches)
+    for field in ("stop", "stream"):
+        if getattr(body, field):
+            raise unsupported(field, "a search returns whole texts")
+    if (n := body.n or 1) > context.settings.max_n:
+        raise invalid(f"n is {n}. Give at most {context.settings.max_n}", "n")
+    scorer = settings.scorer(body.scorer)
+    options: dict[str, Any] = {
+        option: value
+        for field, option in _SAMPLING.items()
+        if (value := getattr(body, field)) is not None
+    }
+    prompt = _prompt(body, context)
+    limits = Limits(
+        tokens=min(body.budget_tokens or settings.tokens, settings.tokens),
+        seconds=min(body.budget_seconds or settings.seconds, settings.seconds),
+    )
+    try:
+        settings.check(body.search)
+        chosen(body.search, {})
+    except OutriderError as error:
+        raise from_outrider(error, "search") from None
+    generator = context.generator
+    job = SearchJob(
+        run=lambda ends: generator.search(
+            body.search, prompt, scorer=scorer, budget=limits, cancelled=ends, **options
+        ),
+        begin_by=begin_by(context.settings.queue_timeout),
+    )
+    return job, prompt
+
+
+def _prompt(body: SearchBody, context: Context) -> Prompt:
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give either prompt or messages", "prompt")
+    if body.messages is not None:
+        return chat_prompt(Conversation(messages=body.messages), context.tokenizer)
+    try:
+        return Prompt(token_ids=context.tokenizer.encode(body.prompt or ""))
+    except OutriderError as error:
+        raise from_outrider(error, "prompt") from None
+
+
+def _answer(body: SearchBody, found: SearchResult, prompt_tokens: int) -> dict[str, Any]:
+    shown = found.to_dict()
+    shown["candidates"] = shown["candidates"][: body.n or 1]
+    return {
+        "id": new_id("search"),
+        "object": "search",
+        "created": int(time.time()),
+        "model": body.model,
+        **shown,
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": found.tokens,
+            "total_tokens": prompt_tokens + found.tokens,
+        },
+    }

@@ -1,0 +1,1 @@
+"""Searches that clients may ask for."""

@@ -1,0 +1,50 @@
+"""What the operator of a server allows of searches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
+from outrider.core.expression import Expression
+from outrider.search import Scorer
+from outrider.server.errors import invalid
+
+MOST = 1024
+"""Largest whole number that an option of a strategy may have."""
+_RANGES = {"tokens": AT_LEAST_ONE, "seconds": Range(0.0, above=True)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """What the operator allows.
+
+    Attributes:
+        scorers: what may judge texts, by the name that requests give.
+        tokens: most rows that the model computes for a search.
+        seconds: most seconds of a search; other requests are served beside it.
+
+    Raises:
+        OptionError: a limit is not positive.
+    """
+
+    scorers: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
+    tokens: int = 100_000
+    seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+
+    def check(self, text: str) -> None:
+        """Raise `ApiError` for a strategy with a number that would take the whole machine, and
+        `OptionError` for a text that is no strategy."""
+        for name, value in Expression.parse(text, "search").options.items():
+            if isinstance(value, int) and value > MOST:
+                raise invalid(f"{name} is {value}. Give at most {MOST}", "search")
+
+    def scorer(self, name: str | None) -> Scorer | None:
+        """Return a scorer by name. Raises `ApiError` if there is none of this name."""
+        if name is None:
+            return None
+        if name not in self.scorers:
+            known = ", ".join(self.scorers) or "none"
+            raise invalid(f"unknown scorer {name!r:.80}. Known here: {known}", "scorer")
+        return self.scorers[name]

@@ -1,0 +1,143 @@
+"""`/v1/search`: strategies, scorers of the operator, limits, and requests beside a search."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from outrider.cli.app import main
+from outrider.engine.generator import Generator
+from outrider.search import FunctionScorer
+from outrider.server.searches.settings import SearchSettings
+from outrider.server.settings import ServerSettings
+from tests.server.setups import CHAT, Running, running
+
+SEARCH = "/v1/search"
+BEAM = {"model": "tiny", "search": "beam(num_beams=3)", "prompt": "Once upon a time"}
+
+
+def slow(text: str) -> float:
+    time.sleep(0.2)
+    return float(len(text))
+
+
+@pytest.fixture(scope="module")
+def searched(generator: Generator) -> Iterator[Running]:
+    scorers = {
+        "long": FunctionScorer(len),
+        "broken": FunctionScorer(lambda text: 1 / 0),
+        "slow": FunctionScorer(slow),
+    }
+    allowed = ServerSettings(model_names=("tiny",), searches=SearchSettings(scorers=scorers))
+    with running(generator, allowed) as found:
+        yield found
+
+
+def test_a_search_is_that_of_the_library(searched: Running, generator: Generator) -> None:
+    answer = searched.post(SEARCH, BEAM | {"max_tokens": 12, "n": 2}).json
+    own = generator.search("beam(num_beams=3)", "Once upon a time", max_new_tokens=12)
+    texts = [one["text"] for one in answer["candidates"]]
+    assert texts == [one.text for one in own.candidates][:2]
+    assert answer["object"] == "search" and answer["strategy"] == "beam"
+    assert answer["usage"]["completion_tokens"] == own.tokens == answer["tokens"]
+    again = searched.post(SEARCH, BEAM | {"max_tokens": 12, "n": 2}).json
+    assert [one["score"] for one in again["candidates"]] == [
+        one["score"] for one in answer["candidates"]
+    ]
+
+
+def test_messages_and_a_scorer(searched: Running) -> None:
+    body = {
+        "model": "tiny",
+        "search": "best-of-n(samples=3)",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "scorer": "long",
+        "seed": 3,
+        "max_tokens": 10,
+        "n": 3,
+    }
+    answer = searched.post(SEARCH, body).json
+    assert [one["score"] for one in answer["candidates"]] == sorted(
+        (len(one["text"]) for one in answer["candidates"]), reverse=True
+    )
+    assert answer["scorer_calls"] == 3 and answer["seed"] == 3
+
+
+def test_a_limit_keeps_what_was_found(searched: Running) -> None:
+    answer = searched.post(SEARCH, BEAM | {"budget_tokens": 10, "max_tokens": 40}).json
+    assert "limit of 10 computed tokens" in answer["stopped"]
+    assert answer["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"search": "beem"}, 400, "Did you mean 'beam'?"),
+        ({"search": "beam("}, 400, "search"),
+        ({"search": "beam(num_beams=4096)"}, 400, "Give at most 1024"),
+        ({"search": "beam(num_beams=0)"}, 400, "num_beams is 0"),
+        ({"scorer": "file.py:f"}, 400, "unknown scorer 'file.py:f'. Known here: long"),
+        ({"search": "best-of-n", "scorer": "broken", "budget_tokens": 1}, 422, ""),
+        ({"prompt": None}, 400, "give either prompt or messages"),
+        ({"stream": True}, 400, "stream is not supported"),
+        ({"n": 1000}, 400, "Give at most 16"),
+        ({"model": "other"}, 404, "does not exist here"),
+        ({"prompt": "a " * 3000}, 400, ""),
+    ],
+)
+def test_wrong_requests_are_one_line(
+    searched: Running, change: dict[str, Any], status: int, message: str
+) -> None:
+    answer = searched.post(SEARCH, BEAM | change)
+    assert answer.status == status, answer.json
+    found = answer.json["error"]["message"]
+    assert message in found and "\n" not in found
+
+
+def test_a_scorer_that_fails_keeps_what_was_written(searched: Running) -> None:
+    answer = searched.post(SEARCH, BEAM | {"search": "best-of-n", "scorer": "broken"})
+    assert answer.status == 200
+    assert "the scorer <lambda> failed" in answer.json["stopped"]
+
+
+def test_searches_must_be_allowed(served: Running) -> None:
+    answer = served.post(SEARCH, BEAM)
+    assert answer.status == 400
+    assert "without --allow-search" in answer.json["error"]["message"]
+
+
+def test_other_requests_go_on_beside_a_search(searched: Running) -> None:
+    """Their texts are those without a search."""
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Tell me about a dog."}],
+        "max_tokens": 24,
+        "seed": 1,
+        "temperature": 0,
+    }
+    alone = searched.post(CHAT, body).json["choices"][0]["message"]["content"]
+    answers: list[Any] = []
+    long = BEAM | {"search": "beam(num_beams=16)", "max_tokens": 400}
+    other = threading.Thread(target=lambda: answers.append(searched.post(SEARCH, long)))
+    other.start()
+    during = [searched.post(CHAT, body).json for _ in range(3)]
+    ended_before = not answers
+    other.join()
+    assert answers[0].status == 200
+    assert [one["choices"][0]["message"]["content"] for one in during] == [alone] * 3
+    assert ended_before, "the search had ended before any of the other requests"
+
+
+def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        ("--search-scorer", "a=length:3"): "without --allow-search",
+        ("--allow-search", "--search-scorer", "length:3"): "Give NAME=SCORER",
+        ("--allow-search", "--search-scorer", "a=luck"): "the scorer is 'luck'",
+        ("--allow-search", "--search-seconds", "0"): "seconds is 0",
+        ("--allow-search", "--replicas", "2"): "replicas",
+    }
+    for options, message in wrong.items():
+        assert main(["serve", "--target", "tiny", *options]) == 2
+        assert message in capsys.readouterr().err
