@@ -10,10 +10,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any
 
 from outrider.core.errors import OutriderError
-from outrider.engine.serving.engine import Engine
+from outrider.engine.generator import Generator
+from outrider.engine.serving.engine import Engine, Publish
+from outrider.engine.serving.settings import ServingSettings
+from outrider.policies.surface import CostSurface
 from outrider.search import SearchResult
 
 Ends = Callable[[], bool]
@@ -43,9 +45,16 @@ class SearchJob:
 class SearchingEngine(Engine):
     """The engine, with searches."""
 
-    def __init__(self, *given: Any, **settings: Any) -> None:
-        """Prepare the engine; the arguments are those of `Engine`."""
-        super().__init__(*given, **settings)
+    def __init__(
+        self,
+        generator: Generator,
+        settings: ServingSettings | None = None,
+        *,
+        publish: Publish,
+        costs: CostSurface | None = None,
+    ) -> None:
+        """Prepare the engine; see `Engine`."""
+        super().__init__(generator, settings, publish=publish, costs=costs)
         self._wanted: SimpleQueue[SearchJob] = SimpleQueue()
         self._open: deque[SearchJob] = deque()
         self._searching = False

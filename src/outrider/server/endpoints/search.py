@@ -1,26 +1,37 @@
 """`/v1/search`: several texts or branches of one prompt, the best ones with scores."""
 
+import asyncio
 import time
+from time import perf_counter
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.types import Receive
 
 from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
 from outrider.engine.searches.searching import chosen
-from outrider.engine.serving.searches import SearchJob
+from outrider.engine.serving.searches import SearchingEngine, SearchJob, SearchNotRunError
 from outrider.search import Limits, SearchResult
+from outrider.search.account import SearchStoppedError
+from outrider.search.scorers.scorer import ScorerError
+from outrider.server.client import ServingEngine
 from outrider.server.context import Context
 from outrider.server.endpoints.common import Accepted, accept, ignored_header, json_response
-from outrider.server.errors import from_outrider, invalid, unsupported
+from outrider.server.errors import ApiError, from_outrider, invalid, retry_later, unsupported
+from outrider.server.http.leaving import ClientLeft, watched
 from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import Conversation, chat_prompt
 from outrider.server.schema.documents import described_body
 from outrider.server.schema.search import SearchBody
-from outrider.server.searches.service import allowed, begin_by, engine_for, searched
+from outrider.server.searches.settings import SearchSettings
 
 router = APIRouter()
+
+_WAITING = 8
+"""Searches that may be open at once; then 429."""
+_OFF = "the server was started without --allow-search"
 
 _SAMPLING = {
     "temperature": "temperature",
@@ -42,10 +53,10 @@ async def search(request: Request) -> Response:
     """Search, and return the best texts."""
     accepted = await accept(request, SearchBody)
     context = accepted.context
-    allowed(context.settings.searches)
-    engine = engine_for(context.client.engine)
+    _allowed(context.settings.searches)
+    engine = _engine_for(context.client.engine)
     job, prompt = await context.prepare(lambda: _job(accepted))
-    found = await searched(engine, job, request.receive)
+    found = await _searched(engine, job, request.receive)
     answer = _answer(accepted.body, found, len(prompt))
     return json_response(answer, ignored_header(accepted.ignored))
 
@@ -53,7 +64,7 @@ async def search(request: Request) -> Response:
 def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
     """Read the prompt and check the strategy; runs in a thread."""
     context, body = accepted.context, accepted.body
-    settings = allowed(context.settings.searches)
+    settings = _allowed(context.settings.searches)
     for field in ("stop", "stream"):
         if getattr(body, field):
             raise unsupported(field, "a search returns whole texts")
@@ -80,7 +91,7 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
         run=lambda ends: generator.search(
             body.search, prompt, scorer=scorer, budget=limits, cancelled=ends, **options
         ),
-        begin_by=begin_by(context.settings.queue_timeout),
+        begin_by=perf_counter() + context.settings.queue_timeout,
     )
     return job, prompt
 
@@ -111,3 +122,46 @@ def _answer(body: SearchBody, found: SearchResult, prompt_tokens: int) -> dict[s
             "total_tokens": prompt_tokens + found.tokens,
         },
     }
+
+
+def _engine_for(engine: ServingEngine) -> SearchingEngine:
+    """Return the engine if it runs searches. Raises `ApiError` if it does not."""
+    if not isinstance(engine, SearchingEngine):
+        raise unsupported("search", "several replicas serve this model")
+    return engine
+
+
+def _allowed(settings: SearchSettings | None) -> SearchSettings:
+    """Return the settings of searches. Raises `ApiError` if they are not allowed."""
+    if settings is None:
+        raise unsupported("search", _OFF)
+    return settings
+
+
+async def _searched(engine: SearchingEngine, job: SearchJob, receive: Receive) -> SearchResult:
+    """Run a search; it is cancelled when the client closes the connection.
+
+    Raises:
+        ApiError: too many searches wait, or it failed.
+        ClientLeft: the client has left.
+    """
+    if engine.searches >= _WAITING:
+        message = f"{_WAITING} searches are open; try again later"
+        raise retry_later(429, "queue_full", message, 10.0)
+
+    def leave() -> None:
+        job.cancelled = True
+
+    engine.search(job)
+    try:
+        async with watched(receive, leave):
+            found = await asyncio.wrap_future(job.result)
+    except SearchNotRunError as error:
+        raise retry_later(429, "queue_full", error.problem, 10.0) from None
+    except (ScorerError, SearchStoppedError) as error:
+        raise ApiError(422, "search_failed", str(error), "search") from None
+    except OutriderError as error:
+        raise from_outrider(error, "search") from None
+    if job.cancelled:
+        raise ClientLeft
+    return found
