@@ -25,7 +25,7 @@ from outrider.cli.options.options import (
     load_generator,
     option,
 )
-from outrider.cli.options.searching import Searching
+from outrider.cli.options.searching import Searching, check_search
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import (
     COLORS,
@@ -36,7 +36,7 @@ from outrider.cli.ui.render import (
     weights_note,
 )
 from outrider.cli.ui.samples import combined
-from outrider.cli.ui.searched import check_search, print_search, run_search
+from outrider.cli.ui.searched import print_search, run_search
 from outrider.cli.ui.waiting import Waiting
 from outrider.cli.ui.weighted import check_particles, print_particles, run_particles
 from outrider.core.errors import LogitsError, OptionError
@@ -154,7 +154,8 @@ def generate(
         message = as_message(generator.tokenizer, chat)
         request = long or ([{"role": "user", "content": text}] if message else text)
         weighted = particles and run_particles(generator, request, particles, settings)
-        found = searching.search and run_search(generator, request, searching, scorer, settings)
+        asked_for, budget = searching.search, searching.budget
+        found = asked_for and run_search(generator, request, asked_for, budget, scorer, settings)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
         results: list[Result] = []
         if n > 1 and not found:

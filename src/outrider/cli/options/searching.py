@@ -1,9 +1,11 @@
 """Options of a search, shared by the commands that write texts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from outrider.cli.options.options import option
+from outrider.core.errors import OptionError
 from outrider.strategy.catalogue import names
 
 if TYPE_CHECKING:
@@ -63,3 +65,34 @@ class Searching:
         from outrider.search.scorers.named import make_scorer
 
         return make_scorer(self.scorer)
+
+
+def check_search(
+    searching: Searching, settings: Mapping[str, Any], others: Mapping[str, bool]
+) -> None:
+    """Check the options of a call with `--search`, before a model is loaded.
+
+    Args:
+        searching: the options of the search.
+        settings: the options of sampling.
+        others: options that cannot be combined with it -> whether they are given.
+
+    Raises:
+        OptionError: the strategy is unknown, an option cannot be combined with it, or one needs it.
+    """
+    if searching.search is None:
+        if searching.any is not None:
+            raise OptionError(
+                f"{searching.any} is given without --search", hint="Give --search NAME as well"
+            )
+        return
+    for name, given in others.items():
+        if given:
+            raise OptionError(f"{name} is given beside --search", hint="Leave one of them out")
+    if "constraint" in settings:
+        raise OptionError(
+            "a grammar of the text is given beside --search", hint="Leave one of them out"
+        )
+    from outrider.engine.searches.searching import chosen
+
+    chosen(searching.search, {})

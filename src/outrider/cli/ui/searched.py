@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from outrider.cli.options.searching import Searching
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import Screen, print_json
-from outrider.core.errors import OptionError
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
@@ -17,41 +15,11 @@ if TYPE_CHECKING:
 _CANCELLED = "cancelled"
 
 
-def check_search(
-    searching: Searching, settings: Mapping[str, Any], others: Mapping[str, bool]
-) -> None:
-    """Check the options of a call with `--search`, before a model is loaded.
-
-    Args:
-        searching: the options of the search.
-        settings: the options of sampling.
-        others: options that cannot be combined with it -> whether they are given.
-
-    Raises:
-        OptionError: the strategy is unknown, an option cannot be combined with it, or one needs it.
-    """
-    if searching.search is None:
-        if searching.any is not None:
-            raise OptionError(
-                f"{searching.any} is given without --search", hint="Give --search NAME as well"
-            )
-        return
-    for name, given in others.items():
-        if given:
-            raise OptionError(f"{name} is given beside --search", hint="Leave one of them out")
-    if "constraint" in settings:
-        raise OptionError(
-            "a grammar of the text is given beside --search", hint="Leave one of them out"
-        )
-    from outrider.engine.searches.searching import chosen
-
-    chosen(searching.search, {})
-
-
 def run_search(
     generator: "Generator",
     request: Any,
-    searching: Searching,
+    strategy: str,
+    budget: int | None,
     scorer: "Scorer | None",
     settings: Mapping[str, Any],
 ) -> "SearchResult":
@@ -65,10 +33,10 @@ def run_search(
 
     with interrupt.cancelling(lambda: ended.append(True), lambda: bool(begun)):
         return generator.search(
-            searching.search or "",
+            strategy,
             request,
             scorer=scorer,
-            budget=searching.budget,
+            budget=budget,
             cancelled=cancelled,
             **settings,
         )
