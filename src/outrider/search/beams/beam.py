@@ -39,8 +39,6 @@ class BeamSearch(Search):
 
     def run(self, task: Task) -> Sequence[Candidate]:
         """Return the finished texts, the best first."""
-        if task.most < 1:
-            return [task.candidate((), 0.0, logprob=0.0)]
         beams = Beams(
             task=task,
             width=self.num_beams,

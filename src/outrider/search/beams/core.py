@@ -133,7 +133,7 @@ class Beams:
         running: beams that the model has read, the best first.
         steps: continuations of them that run on, the best first; none when the group is done.
         ended: finished texts, the best first; at most `width`.
-        taken: tokens of the newest step, those of texts that it finished included.
+        taken: tokens of the best `width` continuations of the newest step, which may end a text.
     """
 
     task: Task
@@ -173,12 +173,13 @@ class Beams:
         if penalty is not None:
             ranked = penalty(ranked)
         for rank, step in enumerate(self._best(logprobs, ranked)):
+            if rank < self.width:
+                self.taken.append(step.token)
             if step.length >= self.most or step.token in self.task.end_ids:
                 if rank < self.width:
                     self._finish(step)
             elif len(self.steps) < self.width:
                 self.steps.append(step)
-                self.taken.append(step.token)
         if not self.steps and not self.ended:
             raise LogitsError(NOTHING_ALLOWED)
         if self._complete():
@@ -221,7 +222,6 @@ class Beams:
         ]
 
     def _finish(self, step: Step) -> None:
-        self.taken.append(step.token)
         score = self._score(step.ranked, step.length)
         self.ended.append(Ended(step.tokens, step.logprob, step.ranked, score))
         self.ended.sort(key=lambda one: -one.score)
@@ -269,7 +269,7 @@ def run_groups(
 
     Args:
         groups: the groups; none has begun.
-        task: the prompt; it must have room for a token.
+        task: the prompt.
         penalty: number of a group -> its penalty at this step. It is called after the groups before
             it have chosen.
 

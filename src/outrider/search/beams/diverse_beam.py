@@ -93,8 +93,6 @@ class DiverseBeam(Search):
 
     def run(self, task: Task) -> Sequence[Candidate]:
         """Return the finished texts of all groups, the best first."""
-        if task.most < 1:
-            return [task.candidate((), 0.0, logprob=0.0)]
         groups = [
             Beams(
                 task=task,
