@@ -1,6 +1,6 @@
 """Diverse beam search beside beam search with the same number of texts: answers to questions.
 
-    python -m benchmarks.search.diverse_beam smollm2 --paragraphs paragraphs.jsonl.zst --questions 16
+    python -m benchmarks.search.diverse_beam smollm2 --paragraphs paragraphs.jsonl.zst
 
 The shortest paragraphs are asked about, one question each. All searches write `--beams` texts in as
 many rows a step. F1 is that of words with the reference answer: of the first text, and of the best
@@ -90,7 +90,11 @@ def main() -> None:
                 temperature=0.0,
             )
             found[name].append(measured(result, asked["a"]))
-        print(number, {name: [round(x, 2) for x in own[-1]] for name, own in found.items()})
+        print(
+            number,
+            {name: [round(x, 2) for x in own[-1]] for name, own in found.items()},
+            flush=True,
+        )
     print(
         f"| {given.questions} questions | {' | '.join(MEASURES)} |\n|---|{'--:|' * len(MEASURES)}"
     )
