@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,38 @@ def test_one_beam_is_greedy_decoding(early_stopping: bool | str) -> None:
         greedy = generation(PROMPT, end_ids=(END,), **options)
         finish(undrafted(stage(model, task(model, PROMPT).stage.drafter)), [greedy])
         assert list(found.best.token_ids) == greedy.output
+
+
+def stopping(seed: int, length_penalty: float = 1.0) -> list[SearchResult]:
+    """Results of one search that stops early, by its present length, and never early."""
+    model = TabularModel.random(vocab_size=7, seed=seed)
+    return [
+        searched(
+            BeamSearch(num_beams=3, early_stopping=early, length_penalty=length_penalty),
+            model,
+            PROMPT,
+        )
+        for early in (True, False, "never")
+    ]
+
+
+def test_never_goes_on_until_no_longer_text_could_be_better() -> None:
+    for seed in (9, 33):
+        early, present, never = stopping(seed)
+        assert early.forwards < present.forwards <= never.forwards
+        assert early.best.score <= present.best.score <= never.best.score
+        assert early.best.score < never.best.score
+    _, present, never = stopping(33)
+    assert present.best.score < never.best.score
+    _, present, never = stopping(3)
+    assert present.forwards == 4 and never.forwards == 12
+
+
+def test_never_is_the_present_length_where_longer_texts_score_less() -> None:
+    for seed in (1, 3, 16):
+        _, present, never = stopping(seed, length_penalty=0.0)
+        assert never == replace(present, seconds=never.seconds)
+        assert never.forwards < 12
 
 
 def test_one_forward_a_step() -> None:
