@@ -25,6 +25,8 @@ from benchmarks.real_models.prompts import by_category
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio
+from outrider.models.checkpoints.checkpoint import load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.sources.known import known_model
 from outrider.search.tree import Node, TokenTree
 
@@ -136,6 +138,27 @@ def theirs(model: Any, ends: list[int], prompt: list[int], beams: int, most: int
     return Found(list(zip(texts, out.sequences_scores.tolist(), strict=True)), seconds, gaps(times))
 
 
+def opened(name: str) -> Any:
+    """Return the model in `transformers`, from the tensors that Outrider reads."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    known = known_model(name)
+    file = Path(name) if known is None else known.installed
+    if file is None:
+        raise SystemExit(f"{name} is not installed")
+    checkpoint = open_checkpoint(file)
+    model: Any = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
+    tensors = load_tensors(checkpoint, list(checkpoint.tensors), torch.float32)
+    left = model.load_state_dict(tensors, strict=False, assign=True)
+    if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
+        raise SystemExit(f"transformers does not read {left}")
+    model.tie_weights()
+    model.generation_config = GenerationConfig()
+    return model
+
+
 def shown(ratios: list[float]) -> str:
     """Return a ratio with its interval."""
     ratio = Ratio.of(ratios)
@@ -154,19 +177,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480.0)
     given = parser.parse_args()
     begun = perf_counter()
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
     torch.set_num_threads(1)
-    known = known_model(given.model)
-    file = Path(given.model) if known is None else known.installed
-    if file is None:
-        raise SystemExit(f"{given.model} is not installed")
-    rival: Any = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), gguf_file=file.name, dtype=torch.float32
-    ).eval()
-    rival.generation_config = GenerationConfig()
+    rival = opened(given.model)
     model = load(given.model, dtype="float32", drafter="none", threads=1)
     rows = Rows()
     rows.watch()
