@@ -103,6 +103,7 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 
 SEARCHES = (
     "search.beams.beam",
+    "search.beams.diverse_beam",
     "search.samples.best_of_n",
 )
 """Modules of search strategies, which write several texts or branches."""
