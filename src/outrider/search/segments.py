@@ -144,8 +144,10 @@ class Passages:
                     waiting.discard(i)
         bound = _bound(ended.values(), shortest)
         found = passages()
+        if bound is not None:
+            found = [_shortened(passage, bound) for passage in found]
         self.so_far = lambda: found
-        return found if bound is None else [_shortened(passage, bound) for passage in found]
+        return found
 
     def _begin(
         self, session: Session, branch: Branch, sample: int, most: int, greedy: bool

@@ -7,6 +7,7 @@ import pytest
 from outrider.core.errors import OptionError
 from outrider.decoding import Generation
 from outrider.drafters import NoDrafter
+from outrider.protocols import LanguageModel
 from outrider.search import Limits
 from outrider.search.samples.first_finish import FirstFinish
 from outrider.search.samples.majority import Majority
@@ -18,15 +19,15 @@ pytestmark = pytest.mark.method("first-finish")
 
 MODEL = tabular_family(seed=1).target
 PROMPT = (1, 2, 3, 1, 2, 3)
-WARM: dict[str, Any] = {"temperature": 1.3, "top_p": 1.0, "max_new_tokens": 60}
+WARM: dict[str, Any] = {"temperature": 1.3, "top_p": 1.0, "logprobs": 0, "max_new_tokens": 60}
 
 
-def rerun(samples: int, seed: int = 5) -> list[Generation]:
+def rerun(samples: int, seed: int = 5, model: LanguageModel = MODEL) -> list[Generation]:
     """All samples to their ends, by the ordinary loop."""
     found = [
         generation(PROMPT, end_ids=(END,), sample=i, **WARM, seed=seed) for i in range(samples)
     ]
-    return finish(plain(stage(MODEL, NoDrafter())), found)
+    return finish(plain(stage(model, NoDrafter())), found)
 
 
 def mean(one: Generation) -> float:
@@ -51,9 +52,15 @@ def test_the_result_is_the_shortest_sample(seed: int, drafted: bool) -> None:
     assert len(found.candidates) == 1
 
 
-def test_a_tie_occurs_in_the_test_above() -> None:
-    lengths = [sorted(len(one.output) for one in rerun(5, seed)) for seed in range(12)]
-    assert any(row[0] == row[1] for row in lengths) and any(row[0] < row[1] for row in lengths)
+@pytest.mark.parametrize(("family", "seed"), [(2, 5), (3, 5), (4, 1)])
+def test_of_equally_short_texts_the_more_probable_one_is_first(family: int, seed: int) -> None:
+    model = tabular_family(seed=family).target
+    found = searched(FirstFinish(samples=5), model, PROMPT, **WARM, seed=seed)
+    rows = [one for one in rerun(5, seed, model) if one.output[-1] == END]
+    least = min(len(one.output) for one in rows)
+    ties = [one for one in rows if len(one.output) == least]
+    assert max(ties, key=mean) is not ties[0]
+    assert list(found.best.token_ids) == max(ties, key=mean).output
 
 
 def test_the_steps_are_the_length_and_the_tokens_are_all_samples_of_it() -> None:

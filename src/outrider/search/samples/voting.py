@@ -55,11 +55,8 @@ def _ordered(
         return [_candidate(task, passages[i], i, mean_logprob(passages[i])) for i in order]
     texts = {i: task.text(passages[i].tokens) for i in ended}
     answers = {i: str(i) if extract is None else extract(texts[i]) for i in ended}
-    votes = Counter(answer for answer in answers.values() if answer is not None)
-    share = {
-        i: votes[answer] / len(ended) if answer is not None else 0.0
-        for i, answer in answers.items()
-    }
+    votes: Counter[str | None] = Counter(one for one in answers.values() if one is not None)
+    share = {i: votes[answers[i]] / len(ended) for i in ended}
     places = {i: place for place, i in enumerate(ended)}
     earliest: dict[str | None, int] = {}
     for i in ended:
