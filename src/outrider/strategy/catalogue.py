@@ -105,6 +105,7 @@ SEARCHES = (
     "search.beams.beam",
     "search.samples.best_of_n",
     "search.samples.first_finish",
+    "search.samples.icn",
     "search.samples.majority",
 )
 """Modules of search strategies, which write several texts or branches."""
