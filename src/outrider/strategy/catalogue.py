@@ -107,6 +107,7 @@ SEARCHES = (
     "search.samples.first_finish",
     "search.samples.icn",
     "search.samples.majority",
+    "search.spans.cfic",
 )
 """Modules of search strategies, which write several texts or branches."""
 

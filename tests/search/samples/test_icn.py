@@ -63,6 +63,27 @@ def test_it_is_the_algorithm_by_hand(listed: bool, base: bool, drafted: bool) ->
     assert [one.token_ids for one in found.candidates] == by_hand(3, 4, 6, base, listed)
 
 
+def test_drafts_beyond_the_closing_text_change_nothing() -> None:
+    """The prompt contains an answer and what the model would write after it."""
+    start = CODEC.encode(INTRO + OPEN)
+    closing = CODEC.encode(CLOSE)[0]
+    for first in firsts(start, 15, set()):
+        text = [*start, first]
+        while len(text) < 20:
+            text.append(int(MODEL.logits_after(tuple(text)).argmax()))
+        answer = text[len(start) :]
+        if closing not in answer[:12] or END in answer:
+            continue
+        form = {"runs": 1, "each": 15, "length": 14}
+        own = [searched(icn(**form), MODEL, text, drafted=drafted) for drafted in (False, True)]
+        assert own[0].candidates == own[1].candidates
+        assert own[0].tokens < own[1].tokens  # there are drafts
+        wanted = tuple(answer[: answer.index(closing) + 1])
+        assert wanted in [one.token_ids for one in own[1].candidates]
+        return
+    raise AssertionError("no answer of the model has a closing text")
+
+
 def test_the_list_and_the_base_make_a_difference() -> None:
     """Otherwise the test above would compare equal things."""
     kinds = {tuple(by_hand(3, 4, 6, base, listed)) for base in (0, 1) for listed in (0, 1)}
