@@ -14,10 +14,12 @@ _END = re.compile(
 )
 _NEXT = re.compile(r"""\s+["'\u2018\u201c(\[]*(\w)""")
 _WORD = re.compile(r"([\w.]+)$")
-_SHORT = frozenset(
-    """mr mrs ms dr prof st mt rev hon gen col capt lt sgt gov sen rep jr sr vs etc cf al no nos vol
-    fig figs eq p pp ed eds ch sec approx dept univ inc ltd co corp messrs mme mlle e.g i.e viz ca
-    jan feb mar apr jun jul aug sept sep oct nov dec""".split()
+_INITIALS = re.compile(r"[A-Z]|[A-Za-z](?:\.[A-Za-z])+")
+_SHORT = re.compile(
+    r"""mr|mrs|ms|dr|prof|st|mt|rev|hon|gen|col|capt|lt|sgt|gov|sen|rep|jr|sr|vs|etc|cf|al|no|nos|vol
+    |figs?|eq|pp?|eds?|ch|sec|approx|dept|univ|inc|ltd|co|corp|messrs|mme|mlle|viz|ca
+    |jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec""",
+    re.VERBOSE | re.IGNORECASE,
 )
 
 
@@ -39,20 +41,18 @@ def sentences_of(text: str) -> list[tuple[int, int]]:
 
 def _ends(text: str, match: re.Match[str]) -> bool:
     mark = match.group()
-    if mark[0] != ".":
-        follows = _NEXT.match(text, match.end())
-        quoted = mark[0] in "!?\u2026" and mark[-1] not in "!?\u2026"
-        # What a person says may end within the sentence: "No!" he said.
-        return not (quoted and follows is not None and follows.group(1).islower())
     follows = _NEXT.match(text, match.end())
-    if follows is not None and follows.group(1).islower():
-        return False
-    before = _WORD.search(text, 0, match.start())
-    if before is None or mark.startswith(".."):
+    small = follows is not None and follows.group(1).islower()
+    if mark[0] in "!?":
+        # What a person says may end within the sentence: "No!" he said.
+        return not (small and mark[-1] not in "!?")
+    if mark[0] not in ".\u2026":
         return True
-    word = before.group(1)
-    initial = len(word) == 1 and word.isupper() and word != "I"
-    return not (initial or word.lower() in _SHORT) or follows is None
+    if small or follows is None or mark != ".":
+        return not small
+    before = _WORD.search(text, 0, match.start())
+    word = "" if before is None else before.group(1)
+    return word == "I" or not (_INITIALS.fullmatch(word) or _SHORT.fullmatch(word))
 
 
 def _add(found: list[tuple[int, int]], text: str, begin: int, end: int) -> None:

@@ -1,6 +1,6 @@
 """The beginnings of sentences as a tree of tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -16,17 +16,11 @@ class Start:
     sentences: list[int] = field(default_factory=list[int])
     next: "dict[int, Start]" = field(default_factory=dict[int, "Start"])
 
-    def after(self, tokens: Iterable[int]) -> "Start":
-        """Return the beginning with these tokens. Raises `KeyError` if no sentence has it."""
-        found = self
-        for token in tokens:
-            found = found.next[token]
-        return found
-
     @property
     def open(self) -> bool:
-        """Whether more tokens can tell its sentences apart."""
-        return len(self.sentences) > 1 and bool(self.next)
+        """Whether one more token tells its sentences apart: there are several, and none ends."""
+        longer = sum(len(one.sentences) for one in self.next.values())
+        return len(self.sentences) == longer > 1
 
 
 def starts_of(texts: Sequence[Sequence[int]]) -> Start:
