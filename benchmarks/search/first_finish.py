@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from rich.progress import track
@@ -56,14 +57,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=600.0, help="no question begins later")
     given = parser.parse_args()
     generator = load(given.model, drafter="none", threads=given.threads)
     systems = [FirstFinish(samples=given.samples), Majority(samples=given.samples)]
     records = list(read_records(given.questions))
     records = [records[i * len(records) // given.number] for i in range(given.number)]
-    answers = [record["answer"] for record in records]
     found: list[list[SearchResult]] = [[], []]
+    begun = perf_counter()
     for number, record in enumerate(track(records)):
+        if perf_counter() - begun > given.seconds:
+            records = records[:number]
+            break
         for place in (0, 1) if number % 2 else (1, 0):
             result = generator.search(
                 systems[place],
@@ -74,7 +79,9 @@ def main() -> None:
                 seed=number,
             )
             found[place].append(result)
+    answers = [record["answer"] for record in records]
     first, vote = found
+    print(f"{len(records)} questions")
     pairs = list(zip(vote, answers, strict=True))
     print("| | right | tokens | forwards |\n|---|---|--:|--:|")
     for name, rows in zip(("first", "vote"), found, strict=True):
