@@ -1,4 +1,4 @@
-"""In-context navigation beside sampling, on questions whose right answers are a known list.
+"""In-context navigation beside sampling; right answers are known names of one word each.
 
     python -m benchmarks.search.icn smollm2
 
@@ -25,7 +25,8 @@ from outrider.search.segments import branch_of
 
 ASK = "Write a list of {things}, each in quotation marks."
 LISTS = {
-    "countries of Europe": """albania andorra austria belarus belgium bulgaria croatia cyprus denmark
+    "countries of Europe": """albania andorra austria belarus belgium bulgaria croatia cyprus
+        denmark
         estonia finland france germany greece hungary iceland ireland italy kosovo latvia
         liechtenstein lithuania luxembourg malta moldova monaco montenegro netherlands norway poland
         portugal romania russia serbia slovakia slovenia spain sweden switzerland ukraine""",

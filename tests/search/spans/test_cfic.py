@@ -63,7 +63,7 @@ def pairs(found: SearchResult) -> list[tuple[int, int]]:
 
 def models() -> list[TabularModel]:
     """Random tables; in every third one a space is more probable."""
-    found = [TabularModel.random(vocab_size=len(BYTES), order=3, seed=seed) for seed in range(15)]
+    found = [TabularModel.random(vocab_size=len(BYTES), order=3, seed=seed) for seed in range(9)]
     for model in found[::3]:
         model.table[..., BYTES.index(b" ")] += 5
     return found
