@@ -106,7 +106,8 @@ def main() -> None:
         if row.best.finish_reason == "stop" and len(row.candidates) > 1
     ]
     gains = [at_length(r, n[0], answer) - at_length(r, n[-1], answer) for r, answer, n in several]
-    print(f"shortest right minus longest right: {mean(gains)}, {len(gains)} questions")
+    if gains:
+        print(f"shortest right minus longest right: {mean(gains)}, {len(gains)} questions")
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 

@@ -67,21 +67,20 @@ def test_drafts_beyond_the_closing_text_change_nothing() -> None:
     """The prompt contains an answer and what the model would write after it."""
     start = CODEC.encode(INTRO + OPEN)
     closing = CODEC.encode(CLOSE)[0]
-    for first in firsts(start, 15, set()):
+    places = set()
+    for first in firsts(start, 18, set()):
         text = [*start, first]
         while len(text) < 20:
             text.append(int(MODEL.logits_after(tuple(text)).argmax()))
         answer = text[len(start) :]
         if closing not in answer[:12] or END in answer:
             continue
-        form = {"runs": 1, "each": 15, "length": 14}
+        form = {"runs": 1, "each": 18, "length": 14}
         own = [searched(icn(**form), MODEL, text, drafted=drafted) for drafted in (False, True)]
         assert own[0].candidates == own[1].candidates
         assert own[0].tokens < own[1].tokens  # there are drafts
-        wanted = tuple(answer[: answer.index(closing) + 1])
-        assert wanted in [one.token_ids for one in own[1].candidates]
-        return
-    raise AssertionError("no answer of the model has a closing text")
+        places.add(answer.index(closing) % 4)
+    assert places & {1, 2, 3}  # of a round of four tokens, some are beyond the closing text
 
 
 def test_the_list_and_the_base_make_a_difference() -> None:
@@ -118,22 +117,23 @@ def test_only_the_best_tokens_begin_an_answer() -> None:
     assert {one.token_ids[0] for one in found.candidates} <= set(best)
 
 
-def test_a_vote_orders_by_answers_and_then_by_place() -> None:
-    vote = icn(vote=lambda text: text[-1:] if text[-1:] > "h" else None)
-    found = searched(vote, MODEL, PROMPT)
+@pytest.mark.parametrize("kinds", [2, 3, 4])
+def test_a_vote_orders_by_answers_and_then_by_place(kinds: int) -> None:
+    def vote(text: str) -> str | None:
+        return str(ord(text[0]) % kinds) if text[0] < "p" else None
+
+    found = searched(icn(vote=vote), MODEL, PROMPT)
     answers = [one.about["answer"] for one in found.candidates]
+    places = [int(str(one.about["place"])) for one in found.candidates]
     for one, answer in zip(found.candidates, answers, strict=True):
         assert one.score == pytest.approx(answers.count(answer) / 12 if answer else 0)
+    earliest = {
+        answer: min(p for p, a in zip(places, answers, strict=True) if a == answer)
+        for answer in answers
+    }
     keys = [
-        (
-            -one.score,
-            min(
-                c.about["place"]
-                for c in found.candidates
-                if c.about["answer"] == one.about["answer"]
-            ),
-        )
-        for one in found.candidates
+        (-one.score, earliest[one.about["answer"]], place)
+        for one, place in zip(found.candidates, places, strict=True)
     ]
     assert keys == sorted(keys) and len(set(answers)) > 2
 
