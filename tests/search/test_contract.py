@@ -10,7 +10,7 @@ SCORED: set[str] = set()
 """Strategies that need a scorer."""
 OPTIONS: dict[str, dict[str, int]] = {}
 """Options with which they search in a few tokens, where the defaults are larger."""
-OTHER: set[str] = set()
+OTHER: set[str] = {"cfic", "icn"}
 """Strategies whose prompts have a form of their own; their tests check the contract."""
 
 

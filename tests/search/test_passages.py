@@ -99,3 +99,28 @@ def test_no_room_is_an_empty_passage() -> None:
     assert passage.tokens == () and passage.finish == "length"
     assert isinstance(passage.branch, Branch)
     assert Prompt(token_ids=PROMPT) == own.request.prompt
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+@pytest.mark.parametrize("seed", [0, 2, 5, 7])
+def test_the_shortest_are_the_same_with_drafts(drafted: bool, seed: int) -> None:
+    """A round of drafts writes several tokens; what is cut has the length of the longest wanted."""
+    own = task(MODEL, PROMPT, drafted=drafted, temperature=0.8, seed=seed)
+    most = [2, *[60] * 5]  # the first one ends without an end token
+    whole = own.passages.write([own.root] * 6, range(6), most=most)
+    found = own.passages.write([own.root] * 6, range(6), most=most, shortest=2)
+    bound = sorted(len(passage.tokens) for passage in whole if passage.finish == "stop")[1]
+    for passage, full in zip(found, whole, strict=True):
+        assert passage.tokens == full.tokens[:bound]
+        assert passage.finish == (full.finish if len(full.tokens) <= bound else "cut")
+        assert len(passage.logprobs) == len(passage.tokens)
+        assert list(passage.branch.cache.text) == [*PROMPT, *passage.tokens]
+        assert passage.branch.output == passage.tokens
+    assert own.passages.so_far() == found
+
+
+def test_a_stopped_search_has_the_passages_so_far() -> None:
+    own = task(MODEL, PROMPT, limits=Limits(tokens=6), ignore_eos=True, temperature=1.0)
+    with pytest.raises(SearchStoppedError):
+        own.passages.write([own.root] * 2, [0, 1], most=LENGTH)
+    assert [len(passage.tokens) for passage in own.passages.so_far()] == [3, 3]

@@ -5,7 +5,7 @@ The noise of a passage depends on the seed, its sample number and the index of e
 passage is a function of its branch and its number, however it is written and with what others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from outrider.core.types import as_ids
@@ -66,6 +66,7 @@ class Passages:
         guard: of drafting.
         account: counts rounds and tokens.
         drafted: tokens that were drafted.
+        so_far: returns the passages of the last `write` as they are, for a search that is stopped.
     """
 
     stage: Stage
@@ -73,6 +74,7 @@ class Passages:
     guard: Guard | None
     account: Account
     drafted: int = 0
+    so_far: Callable[[], list[Passage]] = list
 
     def write(
         self,
@@ -83,6 +85,7 @@ class Passages:
         until: Until | None = None,
         greedy: bool = False,
         enough: Callable[[Sequence[Passage]], bool] | None = None,
+        shortest: int | None = None,
     ) -> list[Passage]:
         """Write one passage after each branch, all of them in the same forwards.
 
@@ -94,6 +97,9 @@ class Passages:
             greedy: whether to take the best token instead of sampling.
             enough: called with the passages that have ended, after each round; where it returns
                 true, the others end with finish `cut`.
+            shortest: how many passages that end with `stop` are wanted. All others end with finish
+                `cut` at the length of the longest of these: with drafts, passages of one round
+                differ in length, and this makes the result independent of them.
 
         Returns:
             The passages, in the order of the branches.
@@ -110,6 +116,11 @@ class Passages:
         ]
         ended: dict[int, Passage] = {}
         waiting = {i for i, run in enumerate(runs) if limits[i] > 0 and run.running}
+
+        def passages() -> list[Passage]:
+            return [ended.get(i) or self._cut(run, branches[i]) for i, run in enumerate(runs)]
+
+        self.so_far = passages
         for i in set(range(len(runs))) - waiting:
             ended[i] = Passage((), (), "length", branches[i])
         while waiting:
@@ -125,9 +136,18 @@ class Passages:
                     waiting.discard(i)
             if enough is not None and enough([ended[i] for i in sorted(ended)]):
                 break
-        for i in sorted(waiting):
-            ended[i] = self._cut(runs[i], branches[i])
-        return [ended[i] for i in range(len(runs))]
+            bound = _bound(ended.values(), shortest)
+            for i in sorted(waiting):
+                if bound is not None and len(runs[i].output) - len(branches[i].output) >= bound:
+                    ended[i] = self._passage(runs[i], branches[i], bound, "cut")
+                    session.release(runs[i])
+                    waiting.discard(i)
+        bound = _bound(ended.values(), shortest)
+        found = passages()
+        if bound is not None:
+            found = [_shortened(passage, bound) for passage in found]
+        self.so_far = lambda: found
+        return found
 
     def _begin(
         self, session: Session, branch: Branch, sample: int, most: int, greedy: bool
@@ -181,6 +201,27 @@ class Passages:
             cache.truncate(prompt + len(output))
         logprobs = tuple(token.logprob for token in run.logprobs[:count])
         return Passage(output[begin:], logprobs, finish, Branch(cache, output))
+
+
+def _bound(ended: Iterable[Passage], shortest: int | None) -> int | None:
+    """Return the length of the longest of the `shortest` passages; None if too few have ended."""
+    lengths = sorted(len(passage.tokens) for passage in ended if passage.finish == "stop")
+    return None if shortest is None or len(lengths) < shortest else lengths[shortest - 1]
+
+
+def _shortened(passage: Passage, length: int) -> Passage:
+    """Cut a passage that is longer."""
+    drop = len(passage.tokens) - length
+    if drop <= 0:
+        return passage
+    cache = passage.branch.cache.fork()
+    cache.truncate(len(cache.text) - drop)
+    return Passage(
+        passage.tokens[:length],
+        passage.logprobs[:length],
+        "cut",
+        Branch(cache, passage.branch.output[:-drop]),
+    )
 
 
 def branch_of(cache: Cache, output: Sequence[int] = ()) -> Branch:

@@ -99,13 +99,16 @@ class TokenTree:
         self.account.most_rows = max(self.account.most_rows, rows)
         return added, logits
 
-    def read(self, node: Node, tokens: Sequence[int]) -> Float[Tensor, "tokens vocab"]:
-        """Append tokens after a node, in one forward; return the logits after each. The last of
-        them is `newest`."""
+    def read(
+        self, node: Node, tokens: Sequence[int], *, want: Sequence[int] | None = None
+    ) -> Float[Tensor, "wanted vocab"]:
+        """Append tokens after a node, in one forward; return the logits after each, or after those
+        with the indices `want`. The last of them is `newest`."""
         first = len(self._nodes)
         parents = as_ids([node.row, *range(first, first + len(tokens) - 1)])
         segment = Segment(self.cache, as_ids(tokens), parents)
-        logits = self._forward(segment, range(first, first + len(tokens)))
+        wanted = range(len(tokens)) if want is None else want
+        logits = self._forward(segment, [first + i for i in wanted])
         for i, token in enumerate(tokens):
             node = Node(token=token, parent=node, row=first + i, depth=node.depth + 1)
             self._nodes.append(node)

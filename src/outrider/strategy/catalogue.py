@@ -105,6 +105,10 @@ SEARCHES = (
     "search.beams.beam",
     "search.beams.diverse_beam",
     "search.samples.best_of_n",
+    "search.samples.first_finish",
+    "search.samples.icn",
+    "search.samples.majority",
+    "search.spans.cfic",
 )
 """Modules of search strategies, which write several texts or branches."""
 
