@@ -104,6 +104,8 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 SEARCHES = (
     "search.beams.beam",
     "search.samples.best_of_n",
+    "search.steps.superposed",
+    "search.spans.exact_extract",
 )
 """Modules of search strategies, which write several texts or branches."""
 
