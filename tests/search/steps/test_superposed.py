@@ -155,7 +155,7 @@ def test_the_number_of_forwards_and_rows_does_not_depend_on_the_drafts(k: int) -
 @pytest.mark.parametrize("temperature", [0.06, 1.0, 3.0])
 def test_one_draft_without_n_grams_is_greedy_decoding(temperature: float) -> None:
     for seed in range(4):
-        model = tabular_family(seed=seed).target
+        model = mixing(seed)
         found = searched(Superposed(drafts=1, temperature=temperature), model, PROMPT)
         own: list[int] = []
         while len(own) < 12 and own[-1:] != [END]:
@@ -206,7 +206,7 @@ def test_drafts_are_distinct_and_scores_never_rise(counts: Interpolated | None) 
     for seed, k in itertools.product(range(3), (2, 4)):
         search = Watched(drafts=k, temperature=0.8, counts=counts)
         searched(search, mixing(seed), PROMPT, ignore_eos=True)
-        before = {(): 0.0}
+        before: dict[tuple[int, ...], float] = {(): 0.0}
         for place, drafts in enumerate(search.seen):
             assert len({one.tokens for one in drafts}) == len(drafts) == k
             assert all(len(one.tokens) == place + 1 for one in drafts)
@@ -297,6 +297,24 @@ def test_without_a_share_n_grams_are_not_read(tmp_path: Path) -> None:
         Superposed(temperature=1.0, alpha=0.0, corpus=str(tmp_path / "absent")),
     ):
         assert searched(search, mixing(0), PROMPT).candidates == plain
+
+
+def test_penalties_read_the_text_of_each_draft() -> None:
+    """A bias changes all drafts alike; the same bias by a processor of the text is the same."""
+    seen: list[list[int]] = []
+
+    def processor(ids: Tensor, scores: Tensor) -> Tensor:
+        seen.append(ids[0].tolist())
+        scores = scores.clone()
+        scores[0, 2] += 1.0
+        return scores
+
+    search = Superposed(temperature=1.0)
+    plain = searched(search, mixing(0), PROMPT, logit_bias={2: 1.0}, max_new_tokens=4)
+    found = searched(search, mixing(0), PROMPT, logits_processors=(processor,), max_new_tokens=4)
+    assert found.candidates == plain.candidates
+    assert [len(ids) - len(PROMPT) for ids in seen] == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert len({tuple(ids) for ids in seen[1:]}) == 9
 
 
 def test_what_cannot_be_mixed_is_refused() -> None:

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.checks import Range, check_ranges
-from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method, Paper
 from outrider.search.candidate import Candidate
@@ -57,10 +56,10 @@ class ExactExtract(Search):
     """Returns the spans of a passage with the largest probability that the model writes exactly
     them and then ends.
 
-    The result is exact: that of scoring every span. Spans with the same tokens are one. The
-    log-probability of a span that begins with certain tokens is at most that of these tokens, so
-    the search reads the most probable beginnings first, and ends when none can become better than
-    the worst answer.
+    The result is exact: that of scoring every span without an end token in it. Spans with the same
+    tokens are one. The log-probability of a span that begins with certain tokens is at most that of
+    these tokens, so the search reads the most probable beginnings first, and ends when none can
+    become better than the worst answer.
 
     Attributes:
         passage: its text; None: the documents of the prompt, or the whole prompt without any. Where
@@ -167,7 +166,7 @@ class _Walk:
         """Take the continuations of a prefix as beginnings, unless no answer begins with them."""
         if prefix.depth >= self.longest:
             return
-        longer = grown(prefix, self.passage, self.task.end_ids)
+        longer = grown(prefix, self.passage, self.ends)
         values = row[torch.tensor([one.token for one in longer], dtype=torch.int64)].tolist()
         worst = self._worst
         for one, value in zip(longer, values, strict=True):

@@ -122,10 +122,14 @@ class Superposed(Search):
             The drafts that run on, at most `drafts`, and those that have ended; the best first.
         """
         found: list[Draft] = []
-        rows = task.logprobs(logits.expand(len(running), -1), [one.tokens for one in running])
+        # Only settings that read the text, such as penalties, make the rows of drafts different.
+        same = task.sampler.quick(len(running[0].tokens))
+        texts = [one.tokens for one in running[: 1 if same else None]]
+        rows = task.logprobs(logits.expand(len(texts), -1), texts)
         most = min(self.tokens or 3 * self.drafts, rows.shape[1])
         values, places = rows.topk(most, dim=-1)
         sharp = torch.log_softmax(values.double() / self.temperature, -1)
+        sharp, places = (part.expand(len(running), -1) for part in (sharp, places))
         for draft, own, tokens in zip(running, sharp, places.tolist(), strict=True):
             scores = self._mixed(task, counts, draft, own, tokens).tolist()
             found += [

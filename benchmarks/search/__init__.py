@@ -1,0 +1,1 @@
+"""Search strategies on real models."""
