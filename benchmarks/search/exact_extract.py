@@ -1,4 +1,4 @@
-"""The most probable span of a passage, beside greedy answers and beams, on questions about passages.
+"""The most probable span of a passage, beside greedy answers and beams, on questions.
 
     python -m benchmarks.search.exact_extract smollm2 --questions paragraphs.jsonl.zst --words 100
 
@@ -9,6 +9,7 @@ alike. All systems continue the same cache.
 """
 
 import argparse
+import json
 import os
 import re
 import string
@@ -59,7 +60,8 @@ class Figures:
 
 def questions(file: Path, words: int, examples: int) -> Iterator[Question]:
     """Yield the questions about passages with fewer words; the first of a passage are examples."""
-    for _, record in numbered_lines(file, hint="Give JSON lines"):
+    for _, line in numbered_lines(file, hint="Give JSON lines"):
+        record = json.loads(line)
         if len(record["context"].split()) >= words:
             continue
         shown = record["qa"][:examples]
@@ -147,7 +149,7 @@ def asked(generator: Generator, prompt: Prompt, cache: Cache, most: int) -> Task
         account=Account(),
         codec=generator.tokenizer,
     )
-    task._cache = cache  # noqa: SLF001 - all systems continue one cache
+    task._cache = cache
     return task
 
 
@@ -184,9 +186,7 @@ def main() -> None:
     for question in questions(given.questions, given.words, given.examples):
         if perf_counter() - begun > given.seconds or len(groups) >= given.most:
             break
-        text = PROMPT.format(
-            context=question.passage, examples=question.example, q=question.text
-        )
+        text = PROMPT.format(context=question.passage, examples=question.example, q=question.text)
         prompt = Prompt(token_ids=generator.tokenizer.encode(text))
         [cache] = model.start([prompt], [cache])
         for number, (name, answer) in enumerate(arms.items()):
@@ -209,8 +209,8 @@ def main() -> None:
 def show(found: dict[str, Figures], groups: Sequence[str]) -> None:
     """Print the table."""
     print(
-        "| | exact match | F1 | exact match minus greedy | F1 minus greedy | answers in the passage "
-        "| rows | CPU seconds |\n|---|--:|--:|---|---|--:|--:|--:|"
+        "| | exact match | F1 | exact match minus greedy | F1 minus greedy | answers in the "
+        "passage | rows | CPU seconds |\n|---|--:|--:|---|---|--:|--:|--:|"
     )
     base = found[GREEDY]
     for name, own in found.items():
@@ -223,8 +223,8 @@ def show(found: dict[str, Figures], groups: Sequence[str]) -> None:
         ]
         print(
             f"| {name} ({size}) | {100 * np.mean(own.exact):.1f} | {100 * np.mean(own.f1):.1f} | "
-            f"{gaps[0]} | {gaps[1]} | {100 * np.mean(own.inside):.0f} % | {np.mean(own.rows):.1f} | "
-            f"{np.mean(own.seconds):.2f} |"
+            f"{gaps[0]} | {gaps[1]} | {100 * np.mean(own.inside):.0f} % | "
+            f"{np.mean(own.rows):.1f} | {np.mean(own.seconds):.2f} |"
         )
     print(
         f"{len(groups)} questions about {len(set(groups))} passages; "

@@ -57,7 +57,9 @@ class FirstOnly(Search):
         roots = [task.root.cache.fork() for _ in best]
         for cache, token in zip(roots, best, strict=True):
             cache.commit([token])
-        branches = [type(task.root)(cache, (token,)) for cache, token in zip(roots, best, strict=True)]
+        branches = [
+            type(task.root)(cache, (token,)) for cache, token in zip(roots, best, strict=True)
+        ]
         rest = task.passages.write(branches, range(self.drafts), most=task.most - 1, greedy=True)
         return [
             task.candidate((token, *one.tokens), one.logprob)
@@ -155,7 +157,9 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=20)
     parser.add_argument("--drafts", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.06)
-    parser.add_argument("--corpus", type=int, default=400, help="texts in which n-grams are counted")
+    parser.add_argument(
+        "--corpus", type=int, default=400, help="texts in which n-grams are counted"
+    )
     parser.add_argument("--seconds", type=float, default=540, help="no prompt begins later")
     given = parser.parse_args()
     generator = load(given.model, threads=1)
@@ -206,7 +210,9 @@ def show(found: dict[str, Figures], size: int) -> None:
         )
     for name, own in found.items():
         print(name, *(repr(text) for text in own.shown[:6]), sep="\n    ")
-    print(f"{len(base.loss)} prompts; n-grams of {size} tokens; load average {os.getloadavg()[0]:.1f}")
+    print(
+        f"{len(base.loss)} prompts; n-grams of {size} tokens; load average {os.getloadavg()[0]:.1f}"
+    )
 
 
 if __name__ == "__main__":

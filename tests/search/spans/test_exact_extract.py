@@ -31,7 +31,8 @@ PASSAGES = [
 
 
 def model(seed: int) -> TabularModel:
-    return TabularModel.random(vocab_size=7, order=2, seed=seed)
+    """Odd seeds are almost certain of most tokens, so that bounds are almost reached."""
+    return TabularModel.random(vocab_size=7, order=2, seed=seed, scale=8.0 if seed % 2 else 1.5)
 
 
 def extract(
