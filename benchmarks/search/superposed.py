@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice, pairwise
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,9 +177,11 @@ def main() -> None:
         prompt = Prompt(token_ids=tuple(text[: given.prompt_tokens]))
         names = [*arms][number % len(arms) :] + [*arms][: number % len(arms)]
         for name in names:
-            sampling = {"temperature": 1.0, "top_p": 0.9} if "nucleus" in name else {}
+            sampling: dict[str, Any] = (
+                {"temperature": 1.0, "top_p": 0.9} if "nucleus" in name else {}
+            )
 
-            def write(name: str = name, more: dict[str, float] = sampling) -> SearchResult:
+            def write(name: str = name, more: dict[str, Any] = sampling) -> SearchResult:
                 return generator.search(
                     arms[name],
                     prompt,  # noqa: B023

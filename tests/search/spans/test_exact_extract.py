@@ -241,9 +241,13 @@ def test_what_is_missing_is_named() -> None:
         searched(ExactExtract(newline=False), model(0), (1, 2), ignore_eos=True)
     with pytest.raises(OptionError, match="passage is empty"):
         searched(ExactExtract(newline=False, passage=""), model(0), (1, 2))
-    for options in ({"answers": 0}, {"longest": 0}, {"rows": 0}):
+    for make in (
+        lambda: ExactExtract(answers=0),
+        lambda: ExactExtract(longest=0),
+        lambda: ExactExtract(rows=0),
+    ):
         with pytest.raises(OptionError):
-            ExactExtract(**options)
+            make()
 
 
 def test_a_limit_keeps_the_best_so_far() -> None:
