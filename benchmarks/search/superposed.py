@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from outrider import Generator, load
+from outrider import load
 from outrider.bench.statistics import RESAMPLES, Ratio
 from outrider.core.types import Prompt
 from outrider.inputs.documents.corpora import read_documents
 from outrider.memories.corpus import Corpus
 from outrider.memories.interpolated import Interpolated
+from outrider.protocols import Cache, LanguageModel
 from outrider.search import Candidate, Search, SearchResult, Task
 from outrider.search.account import Account
 from outrider.search.steps.superposed import Draft, Superposed
@@ -81,11 +82,9 @@ class Figures:
     shown: list[str] = field(default_factory=list[str])
 
 
-def loss_of(generator: Generator, prompt: Prompt, tokens: Sequence[int]) -> float:
-    """Return the mean negative log-probability of tokens after a prompt."""
-    model = generator.strategy_for(generator.params()).stage.model
-    [cache] = model.start([prompt])
-    tree = TokenTree(model, cache, Account())
+def loss_of(model: LanguageModel, cache: Cache, tokens: Sequence[int]) -> float:
+    """Return the mean negative log-probability of tokens after a prompt that was read."""
+    tree = TokenTree(model, cache.fork(), Account())
     rows = [tree.first()[None]]
     if len(tokens) > 1:
         rows.append(tree.read(tree.root, tokens[:-1]))
@@ -109,14 +108,14 @@ def distinct_bigrams(texts: Sequence[Sequence[int]]) -> float:
 
 
 def note(
-    figures: Figures, generator: Generator, prompt: Prompt, write: Callable[[], SearchResult]
+    figures: Figures, model: LanguageModel, cache: Cache, write: Callable[[], SearchResult]
 ) -> None:
     """Run a system on a prompt."""
     begun = process_time()
     result = write()
     figures.seconds.append(process_time() - begun)
     texts = [one.token_ids for one in result.candidates]
-    losses = [loss_of(generator, prompt, text) for text in texts]
+    losses = [loss_of(model, cache, text) for text in texts]
     figures.loss.append(sum(losses) / len(losses))
     figures.best.append(losses[0])
     figures.rows.append(result.tokens)
@@ -169,12 +168,14 @@ def main() -> None:
     read = islice(read_documents(given.texts), given.prompts + given.corpus)
     texts = [generator.tokenizer.encode(text) for text in read]
     counts = Interpolated(Corpus.build(texts[given.prompts :]))
+    model = generator.strategy_for(generator.params()).stage.model
     arms = systems(given.drafts, counts, given.temperature)
     found = {name: Figures() for name in arms}
     for number, text in enumerate(track(texts[: given.prompts])):
         if perf_counter() - begun > given.seconds:
             break
         prompt = Prompt(token_ids=tuple(text[: given.prompt_tokens]))
+        [cache] = model.start([prompt])
         names = [*arms][number % len(arms) :] + [*arms][: number % len(arms)]
         for name in names:
             sampling: dict[str, Any] = (
@@ -191,7 +192,7 @@ def main() -> None:
                     **more,
                 )
 
-            note(found[name], generator, prompt, write)
+            note(found[name], model, cache, write)
     show(found, len(counts.corpus))
 
 
