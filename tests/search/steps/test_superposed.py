@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, VocabularyError
 from outrider.core.types import IntArray, Prompt, Rows
 from outrider.memories.corpus import Corpus
 from outrider.memories.interpolated import Interpolated
@@ -18,12 +18,13 @@ from outrider.models.caches.prefill import start_caches
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularCache, TabularModel
 from outrider.protocols import Cache, Segment
+from outrider.search import run_search
 from outrider.search.account import Account
 from outrider.search.steps.superposed import UNSEEN, Draft, Superposed
 from outrider.search.task import Task
 from outrider.search.tree import TokenTree
 from outrider.testing.rigs import tabular_family
-from outrider.testing.searches import END, LETTERS, check_search, searched
+from outrider.testing.searches import END, LETTERS, LetterCodec, check_search, searched, task
 from tests.models.heads.setups import make_target
 
 pytestmark = pytest.mark.method("superposed")
@@ -288,6 +289,21 @@ def test_n_grams_come_from_a_file_a_store_or_the_prompt(tmp_path: Path) -> None:
         searched(prompt, mixing(0), PROMPT).candidates
         == searched(own, mixing(0), PROMPT).candidates
     )
+
+
+class Other(LetterCodec):
+    """A tokenizer that names itself."""
+
+    fingerprint = "other"
+
+
+def test_a_store_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    page = StorePage(kind="rest", fingerprint="own", vocab_size=VOCAB, tokens=3, documents=1)
+    Corpus.build([[1, 2, 3]]).write(tmp_path / "store", page)
+    own = task(mixing(0), PROMPT)
+    own.codec = Other()
+    with pytest.raises(VocabularyError):
+        run_search(Superposed(corpus=str(tmp_path / "store")), own, "test")
 
 
 def test_without_a_share_n_grams_are_not_read(tmp_path: Path) -> None:

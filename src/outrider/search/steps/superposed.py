@@ -7,6 +7,7 @@ Shen et al., "Superposed Decoding: Multiple Generations from a Single Autoregres
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,16 @@ _RANGES = {
     "tokens": Range(1, whole=True, optional=True, hint="Give at least 1 token"),
     "alpha": Range(0.0, 1.0, hint="Give a share from 0 to 1"),
 }
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A tokenizer whose ids can be told from those of another one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its vocabulary."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +210,8 @@ class Superposed(Search):
             return Interpolated(Corpus.build([task.request.prompt.token_ids]))
         path = Path(self.corpus)
         if (path / PAGE).exists():
-            fingerprint = getattr(task.codec, "fingerprint", None)
-            return Interpolated(Corpus.open(path, fingerprint=fingerprint))
+            known = task.codec.fingerprint if isinstance(task.codec, Fingerprinted) else None
+            return Interpolated(Corpus.open(path, fingerprint=known))
         return counted(path, task)
 
     def _done(self, running: Sequence[Draft], ended: Sequence[Draft]) -> bool:
