@@ -127,6 +127,26 @@ def test_equal_scores_are_ordered_by_their_places() -> None:
         assert [one.token_ids for one in found.candidates] == [(4,), (2,), (6,)]
 
 
+def test_a_later_beginning_may_tie() -> None:
+    """The span of token 2 is read first; that of token 1 has the same score and comes first."""
+    table = torch.full((7, 7), -1e9, dtype=torch.float64)
+    table[6, [1, 2, 5]] = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64).log()
+    table[2, [END, 5]] = 0.0
+    table[1, END] = 0.0
+    search = ExactExtract(newline=False, rows=1)
+    assert searched(search, TabularModel(table), (1, 2, 6)).best.token_ids == (1,)
+
+
+def test_banned_tokens_are_not_read() -> None:
+    found = extract(0, PASSAGES[0], answers=500)
+    banned = searched(
+        ExactExtract(newline=False, answers=500), model(0), PASSAGES[0], banned_tokens=(4,)
+    )
+    kept = [one for one in found.candidates if 4 not in one.token_ids]
+    assert {one.token_ids for one in banned.candidates} == {one.token_ids for one in kept}
+    assert banned.tokens == len(kept) + 1 < found.tokens
+
+
 def test_an_answer_is_always_a_span() -> None:
     for seed in range(6):
         for passage in PASSAGES:

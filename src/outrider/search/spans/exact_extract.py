@@ -163,17 +163,15 @@ class _Walk:
         self.found = sorted([*self.found, span], key=lambda one: one.order)[: self.search.answers]
 
     def _add(self, prefix: Prefix, row: Float[Tensor, " vocab"]) -> None:
-        """Take the continuations of a prefix as beginnings, unless no answer begins with them."""
+        """Take the continuations of a prefix as beginnings, without those that are banned."""
         if prefix.depth >= self.longest:
             return
         longer = grown(prefix, self.passage, self.ends)
         values = row[torch.tensor([one.token for one in longer], dtype=torch.int64)].tolist()
-        worst = self._worst
         for one, value in zip(longer, values, strict=True):
             one.logprob = prefix.logprob + value
-            bound = self._bound(one.logprob)
-            if bound >= worst and bound > float("-inf"):
-                heappush(self.open, (-bound, one.starts[0], one.depth, one))
+            if one.logprob > float("-inf"):
+                heappush(self.open, (-self._bound(one.logprob), one.starts[0], one.depth, one))
 
     def _bound(self, logprob: float) -> float:
         """Return the largest score of any span that begins with tokens of this log-probability."""
