@@ -84,7 +84,7 @@ def check(found: SearchResult, expected: Sequence[Scored]) -> None:
 @pytest.mark.parametrize("passage", PASSAGES)
 @pytest.mark.parametrize("by_length", [False, True])
 def test_the_answers_are_those_of_all_spans(passage: tuple[int, ...], by_length: bool) -> None:
-    for seed in range(6):
+    for seed in range(4):
         for answers in (1, 4):
             found = extract(seed, passage, answers=answers, by_length=by_length)
             expected = all_spans(model(seed), passage, passage, by_length=by_length)
@@ -92,7 +92,7 @@ def test_the_answers_are_those_of_all_spans(passage: tuple[int, ...], by_length:
 
 
 def test_the_longest_span_bounds_all_of_them() -> None:
-    for seed in range(6):
+    for seed in range(3):
         found = extract(seed, PASSAGES[2], answers=500, longest=3)
         check(found, all_spans(model(seed), PASSAGES[2], PASSAGES[2], longest=3))
         assert max(len(one.token_ids) for one in found.candidates) == 3
@@ -100,14 +100,14 @@ def test_the_longest_span_bounds_all_of_them() -> None:
 
 def test_several_tokens_may_end_an_answer() -> None:
     """Their probabilities are added, and no span holds one of them."""
-    for seed in range(6):
+    for seed in range(3):
         found = extract(seed, PASSAGES[0], ends=(3, 5), answers=500)
         check(found, all_spans(model(seed), PASSAGES[0], PASSAGES[0], ends=(3, 5)))
 
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_the_result_does_not_depend_on_the_rows_of_a_forward(by_length: bool) -> None:
-    for seed in range(4):
+    for seed in range(2):
         whole = extract(seed, PASSAGES[3], rows=10_000, answers=5, by_length=by_length)
         for rows in (1, 2, 7):
             found = extract(seed, PASSAGES[3], rows=rows, answers=5, by_length=by_length)
@@ -171,8 +171,9 @@ def test_the_score_is_at_least_that_of_a_greedy_answer_that_is_a_span() -> None:
     seen = 0
     for seed in range(60):
         text, total = greedy(model(seed), PASSAGES[1])
-        spans = [one[1] for one in all_spans(model(seed), PASSAGES[1], PASSAGES[1])]
-        if tuple(text) in spans:
+        size = len(text)
+        spans = [PASSAGES[1][i : i + size] for i in range(len(PASSAGES[1]) - size + 1)]
+        if text and tuple(text) in spans:
             seen += 1
             assert extract(seed, PASSAGES[1]).best.score >= total - 1e-12
     assert seen >= 3
@@ -180,11 +181,11 @@ def test_the_score_is_at_least_that_of_a_greedy_answer_that_is_a_span() -> None:
 
 def test_beginnings_that_cannot_win_are_not_read() -> None:
     """All spans of 20 tokens with up to 12 tokens would be 174 rows."""
-    rows = [extract(seed, PASSAGES[2], rows=1).tokens for seed in range(6)]
+    rows = [extract(seed, PASSAGES[2], rows=1).tokens for seed in range(3)]
     spans = len(all_spans(model(0), PASSAGES[2], PASSAGES[2]))
     assert max(rows) < spans / 2
-    several = [extract(seed, PASSAGES[2], rows=1, answers=500).tokens for seed in range(6)]
-    assert several == [spans + 1] * 6  # each distinct span once, after the end of the prompt
+    several = [extract(seed, PASSAGES[2], rows=1, answers=500).tokens for seed in range(3)]
+    assert several == [spans + 1] * 3  # each distinct span once, after the end of the prompt
     assert all(low < high for low, high in zip(rows, several, strict=True))
 
 
