@@ -61,6 +61,9 @@ class ExactExtract(Search):
     these tokens, so the search reads the most probable beginnings first, and ends when none can
     become better than the worst answer.
 
+    Spans have the tokens of the passage, most of which begin with a space. So a prompt should end
+    where such tokens follow, as after `Answer:`.
+
     Attributes:
         passage: its text; None: the documents of the prompt, or the whole prompt without any. Where
             the prompt holds the text, its tokens there are used.
