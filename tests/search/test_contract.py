@@ -8,7 +8,10 @@ from outrider.testing.searches import check_search
 
 SCORED: set[str] = set()
 """Strategies that need a scorer."""
-OPTIONS: dict[str, dict[str, int]] = {}
+OPTIONS: dict[str, dict[str, int]] = {
+    "superposed": {"drafts": 1},  # more need embeddings: tests/search/steps/test_superposed.py
+    "exact-extract": {"newline": False},  # the tokenizer knows letters only
+}
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = {"cfic", "icn"}
 """Strategies whose prompts have a form of their own; their tests check the contract."""

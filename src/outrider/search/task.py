@@ -128,6 +128,13 @@ class Task:
         """Decode tokens, without special ones; empty without a tokenizer."""
         return "" if self.codec is None else self.codec.decode(list(tokens))
 
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Encode a part of a text, without opening tokens. Raises `OptionError` without a
+        tokenizer."""
+        codec = self.need_codec("a text")
+        opening, found = codec.encode(""), codec.encode(text)
+        return found[len(opening) :] if found[: len(opening)] == opening else found
+
     @property
     def prompt_text(self) -> str:
         """The text of the prompt."""

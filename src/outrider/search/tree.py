@@ -72,12 +72,15 @@ class TokenTree:
         return logits
 
     def extend(
-        self, steps: Sequence[tuple[Node, int]]
+        self,
+        steps: Sequence[tuple[Node, int]],
+        prompts: Float[Tensor, "prompts hidden"] | None = None,
     ) -> tuple[list[Node], Float[Tensor, "steps vocab"]]:
         """Append a token to each of these nodes, in one forward.
 
         Args:
             steps: pairs of a node and a token. A node may occur more than once.
+            prompts: input embeddings that negative tokens are read as (`Segment.prompts`).
 
         Returns:
             The new nodes, and the logits after each of them.
@@ -88,7 +91,7 @@ class TokenTree:
         """
         first = len(self._nodes)
         parents = as_ids([node.row for node, _ in steps])
-        segment = Segment(self.cache, as_ids([token for _, token in steps]), parents)
+        segment = Segment(self.cache, as_ids([token for _, token in steps]), parents, prompts)
         logits = self._forward(segment, range(first, first + len(steps)))
         added = [
             Node(token=token, parent=node, row=first + i, depth=node.depth + 1)

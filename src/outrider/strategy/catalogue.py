@@ -109,6 +109,8 @@ SEARCHES = (
     "search.samples.icn",
     "search.samples.majority",
     "search.spans.cfic",
+    "search.steps.superposed",
+    "search.spans.exact_extract",
 )
 """Modules of search strategies, which write several texts or branches."""
 

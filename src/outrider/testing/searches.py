@@ -105,7 +105,17 @@ def searched(
     return run_search(search, task(model, prompt, **given), "test")
 
 
-def check_search(make: Callable[[], Search], *, scored: bool = False) -> None:
+def tabular(seed: int) -> LanguageModel:
+    """Return a target whose probabilities are known."""
+    return tabular_family(seed=seed).target
+
+
+def check_search(
+    make: Callable[[], Search],
+    *,
+    scored: bool = False,
+    model_of: Callable[[int], LanguageModel] = tabular,
+) -> None:
     """Check a strategy on models with seven tokens.
 
     Texts keep the limits and end where the model ends them; candidates are ordered; the same seed
@@ -115,12 +125,14 @@ def check_search(make: Callable[[], Search], *, scored: bool = False) -> None:
     Args:
         make: builds the strategy.
         scored: whether it needs a scorer.
+        model_of: returns the target of a seed, with seven tokens; for strategies that need more of
+            a model than logits.
 
     Raises:
         ConformanceError: the first violated point, in one line.
     """
     for seed in range(3):
-        model = tabular_family(seed=seed).target
+        model = model_of(seed)
         prompt = (1, 2, 3, 1, 2, 3)
         given: dict[str, Any] = {"scorer": Counted()} if scored else {}
         first = searched(make(), model, prompt, **given)

@@ -1,0 +1,236 @@
+"""The most probable span of a passage, beside greedy answers and beams, on questions.
+
+    python -m benchmarks.search.exact_extract smollm2 --questions paragraphs.jsonl.zst --words 100
+
+A line of the file holds a `context` and `qa`, a list of a question `q` and its answer `a`. The
+prompt is the passage, one example of a question and its answer, and the question. Scores are exact
+match and F1 of words, as for SQuAD. Intervals draw passages, since questions about one passage are
+alike. All systems continue the same cache.
+"""
+
+import argparse
+import json
+import os
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+
+from outrider import Generator, load
+from outrider.bench.statistics import RESAMPLES
+from outrider.core.types import Prompt
+from outrider.inputs.lines import numbered_lines
+from outrider.protocols import Cache
+from outrider.search import Candidate, Task
+from outrider.search.account import Account
+from outrider.search.beams.beam import BeamSearch
+from outrider.search.spans.exact_extract import ExactExtract
+from outrider.search.spans.passage import Prefix, end_tokens, grown, passage_of
+
+GREEDY = "greedy"
+PROMPT = "{context}\n\n{examples}Question: {q}\nAnswer:"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its passage."""
+
+    passage: str
+    text: str
+    answer: str
+    example: str
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one system has answered: a figure for each question."""
+
+    exact: list[float] = field(default_factory=list[float])
+    f1: list[float] = field(default_factory=list[float])
+    rows: list[float] = field(default_factory=list[float])
+    seconds: list[float] = field(default_factory=list[float])
+    inside: list[float] = field(default_factory=list[float])
+    score: list[float] = field(default_factory=list[float])
+
+
+def questions(file: Path, words: int, examples: int) -> Iterator[Question]:
+    """Yield the questions about passages with fewer words; the first of a passage are examples."""
+    for _, line in numbered_lines(file, hint="Give JSON lines"):
+        record = json.loads(line)
+        if len(record["context"].split()) >= words:
+            continue
+        shown = record["qa"][:examples]
+        example = "".join(f"Question: {qa['q']}\nAnswer: {qa['a']}\n\n" for qa in shown)
+        for qa in record["qa"][examples:]:
+            yield Question(record["context"], qa["q"], qa["a"], example)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that SQuAD compares."""
+    plain = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def f1_of(text: str, answer: str) -> float:
+    """Return the F1 of words."""
+    own, right = words_of(text), words_of(answer)
+    same = sum((Counter(own) & Counter(right)).values())
+    return 2 * same / (len(own) + len(right)) if same else 0.0
+
+
+def greedy_span(task: Task, passage: str) -> Candidate:
+    """Choose the best token that stays a span, or the end, one by one: no search."""
+    tree, ends = task.tree(), end_tokens(task, newline=True)
+    own = passage_of(task, passage)
+    prefix = Prefix.empty(tree.root, len(own))
+    row = task.logprobs(tree.first()[None], [()])[0]
+    while True:
+        longer = grown(prefix, own, ends)
+        best = max(longer, key=lambda one: float(row[one.token]), default=None)
+        end = float(row[ends].logsumexp(0)) if prefix.depth else float("-inf")
+        if best is None or end >= float(row[best.token]) or prefix.depth == task.most:
+            return task.candidate(prefix.node.tokens, prefix.logprob + end, finish="stop")
+        best.logprob = prefix.logprob + float(row[best.token])
+        [best.node], logits = tree.extend([(best.parent, best.token)])
+        prefix, row = best, task.logprobs(logits, [best.node.tokens])[0]
+
+
+def systems(by_length: int) -> dict[str, Callable[[Task, str], Candidate]]:
+    """Return the systems by name; the last one is slow, and asked for the first questions only."""
+
+    def greedy(task: Task, passage: str) -> Candidate:
+        ends = {*end_tokens(task, newline=True)}
+        [one] = task.passages.write(
+            [task.root],
+            [0],
+            most=task.most,
+            greedy=True,
+            until=lambda new: next((i for i, token in enumerate(new) if token in ends), None),
+        )
+        return task.candidate(one.tokens, one.logprob)
+
+    found: dict[str, Callable[[Task, str], Candidate]] = {
+        GREEDY: greedy,
+        "beam search, 4 beams": lambda task, passage: BeamSearch(num_beams=4).run(task)[0],
+        "greedy within spans": greedy_span,
+        "exact-extract": lambda task, passage: ExactExtract(passage=passage).run(task)[0],
+    }
+    if by_length:
+        search = ExactExtract(by_length=True, longest=6, rows=64)
+        found["exact-extract by length"] = lambda task, passage: replaced(search, passage).run(
+            task
+        )[0]
+    return found
+
+
+def replaced(search: ExactExtract, passage: str) -> ExactExtract:
+    """Return the search with another passage."""
+    from dataclasses import replace
+
+    return replace(search, passage=passage)
+
+
+def asked(generator: Generator, prompt: Prompt, cache: Cache, most: int) -> Task:
+    """Return the task of a prompt that was read."""
+    assert generator.tokenizer is not None
+    ends = [i for text in ("\n", "\n\n") if len(i := generator.tokenizer.encode(text)) == 1]
+    params = generator.defaults.params(
+        {"max_new_tokens": most, "seed": 1, "temperature": 0.0, "stop_token_ids": sum(ends, ())}
+    )
+    used = generator.strategy_for(params)
+    task = Task(
+        stage=used.stage,
+        request=generator.generation(prompt, params).request,
+        account=Account(),
+        codec=generator.tokenizer,
+    )
+    task._cache = cache
+    return task
+
+
+def interval(values: Sequence[float], groups: Sequence[str]) -> str:
+    """Return a mean with its bootstrap interval; whole groups are drawn."""
+    own = defaultdict[str, list[float]](list)
+    for value, group in zip(values, groups, strict=True):
+        own[group].append(value)
+    sums = np.array([sum(found) for found in own.values()])
+    sizes = np.array([len(found) for found in own.values()])
+    picked = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    low, high = np.quantile(sums[picked].sum(1) / sizes[picked].sum(1), (0.025, 0.975))
+    return f"{100 * np.mean(values):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def main() -> None:
+    """Answer the questions and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("model")
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--words", type=int, default=100, help="words of the passages, fewer")
+    parser.add_argument("--examples", type=int, default=1)
+    parser.add_argument("--most", type=int, default=200, help="questions")
+    parser.add_argument("--by-length", type=int, default=0, help="questions scored by length too")
+    parser.add_argument("--longest", type=int, default=16, help="tokens of an answer")
+    parser.add_argument("--seconds", type=float, default=540, help="no question begins later")
+    given = parser.parse_args()
+    generator = load(given.model, threads=1, drafter="none")
+    assert generator.tokenizer is not None
+    model = generator.strategy_for(generator.params()).stage.model
+    arms = systems(given.by_length)
+    found = {name: Figures() for name in arms}
+    groups, begun, cache = list[str](), perf_counter(), None
+    for question in questions(given.questions, given.words, given.examples):
+        if perf_counter() - begun > given.seconds or len(groups) >= given.most:
+            break
+        text = PROMPT.format(context=question.passage, examples=question.example, q=question.text)
+        prompt = Prompt(token_ids=generator.tokenizer.encode(text))
+        [cache] = model.start([prompt], [cache])
+        for number, (name, answer) in enumerate(arms.items()):
+            if number == 4 and len(groups) >= given.by_length:
+                continue
+            task = asked(generator, prompt, cache.fork(), given.longest)
+            first = process_time()
+            one = answer(task, question.passage)
+            own = found[name]
+            own.seconds.append(process_time() - first)
+            own.rows.append(task.account.tokens)
+            own.exact.append(float(words_of(one.text) == words_of(question.answer)))
+            own.f1.append(f1_of(one.text, question.answer))
+            own.inside.append(float(one.text.strip() in question.passage))
+            own.score.append(one.score)
+        groups.append(question.passage)
+    show(found, groups)
+
+
+def show(found: dict[str, Figures], groups: Sequence[str]) -> None:
+    """Print the table."""
+    print(
+        "| | exact match | F1 | exact match minus greedy | F1 minus greedy | answers in the "
+        "passage | rows | CPU seconds |\n|---|--:|--:|---|---|--:|--:|--:|"
+    )
+    base = found[GREEDY]
+    for name, own in found.items():
+        size = len(own.f1)
+        if not size:
+            continue
+        gaps = [
+            interval([a - b for a, b in zip(x, y, strict=False)], groups[:size])
+            for x, y in ((own.exact, base.exact), (own.f1, base.f1))
+        ]
+        print(
+            f"| {name} ({size}) | {100 * np.mean(own.exact):.1f} | {100 * np.mean(own.f1):.1f} | "
+            f"{gaps[0]} | {gaps[1]} | {100 * np.mean(own.inside):.0f} % | "
+            f"{np.mean(own.rows):.1f} | {np.mean(own.seconds):.2f} |"
+        )
+    print(
+        f"{len(groups)} questions about {len(set(groups))} passages; "
+        f"load average {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
