@@ -6,9 +6,11 @@ from outrider.search import Search
 from outrider.strategy.catalogue import names, record
 from outrider.testing.searches import check_search
 
-SCORED: set[str] = set()
+SCORED: set[str] = {"a-star"}
 """Strategies that need a scorer."""
-OPTIONS: dict[str, dict[str, int]] = {}
+OPTIONS: dict[str, dict[str, int | str]] = {
+    "a-star": {"delimiter": "c", "step_tokens": 3, "nodes": 12},
+}
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = set()
 """Strategies whose prompts have a form of their own; their tests check the contract."""
