@@ -4,9 +4,9 @@ A state is a text of whole steps. Its reward r lies between 0 and 1, its heurist
 state with the smallest f = g + h is continued by several sampled steps, and the first finished text
 that would be continued is the result.
 
-g sums the costs of the steps. With `cost="fall"`, a step costs what h falls by: then f is the sum of
-all losses of reward on the way, starting from 1, and never falls. With `cost="rise"`, a step costs
-what h rises by, so that a loss counts in g and in h; f may then fall again.
+g sums the costs of the steps. With `cost="fall"`, a step costs what h falls by: then f is the sum
+of all losses of reward on the way, starting from 1, and never falls. With `cost="rise"`, a step
+costs what h rises by, so that a loss counts in g and in h; f may then fall again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class State:
 
     @property
     def total(self) -> float:
-        """f = g + h."""
+        """The sum f = g + h."""
         return self.spent + 1.0 - self.reward
 
     @property
