@@ -6,10 +6,11 @@ from outrider.search import Search
 from outrider.strategy.catalogue import names, record
 from outrider.testing.searches import check_search
 
-SCORED: set[str] = {"a-star"}
+SCORED: set[str] = {"a-star", "pg-td"}
 """Strategies that need a scorer."""
 OPTIONS: dict[str, dict[str, int | str]] = {
     "a-star": {"delimiter": "c", "step_tokens": 3, "nodes": 12},
+    "pg-td": {"rollouts": 6},
 }
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = set()

@@ -105,6 +105,7 @@ SEARCHES = (
     "search.beams.beam",
     "search.samples.best_of_n",
     "search.trees.a_star",
+    "search.trees.pg_td",
 )
 """Modules of search strategies, which write several texts or branches."""
 
