@@ -5,9 +5,10 @@
 A problem is a list of numbers, and its solution adds them one after another, a line for each step.
 A rule judges partial solutions: the share of lines before the first wrong one. With `--noise`, the
 rule takes a line for the opposite with this probability, as an imperfect reward model does; the
-same line of the same problem is always judged alike. No problem begins after `--seconds`. For each problem, A* runs first; best of n
+same line of the same problem is always judged alike. For each problem, A* runs first; best of n
 then gets as many samples as fill the tokens that A* has computed, the last of them whole, and the
-same rule chooses. Without the heuristic, all rewards are equal. An interval draws problems.
+same rule chooses. Without the heuristic, all rewards are equal. An interval draws problems. No
+problem begins after `--seconds`.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from outrider import Generator, load
 from outrider.core.types import Message
 from outrider.search import SearchResult
 
-EXAMPLES = ([12, 7, 15, 21], [30, 14, 9, 26], [5, 18, 33, 11])
+EXAMPLES = ([6, 3, 8, 5], [4, 9, 7, 2])
 LINE = re.compile(r"(\d+) \+ (\d+) = (\d+)")
 ANSWER = re.compile(r"Answer: (\d+)")
 RESAMPLES = 2000
@@ -41,7 +42,7 @@ def solution(numbers: Sequence[int]) -> list[str]:
 
 
 def conversation(numbers: Sequence[int]) -> list[Message]:
-    """Return three solved problems and this one, as chat messages."""
+    """Return two solved problems and this one, as chat messages."""
     messages: list[Message] = []
     for own in (*EXAMPLES, numbers):
         listed = ", ".join(map(str, own))
@@ -128,11 +129,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--addends", type=int, default=4)
-    parser.add_argument("--below", type=int, default=40)
+    parser.add_argument("--below", type=int, default=10)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--children", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--threads", type=int, default=1)
@@ -143,7 +144,7 @@ def main() -> None:
     for number in track(range(given.problems)):
         if perf_counter() - begun > given.seconds:
             break
-        numbers = [draw.randrange(3, given.below) for _ in range(given.addends)]
+        numbers = [draw.randrange(2, given.below) for _ in range(given.addends)]
         rows.append(run(generator, numbers, given, number))
     print("| | solved | tokens | judged texts |\n|---|--:|--:|--:|")
     for name in rows[0]:

@@ -72,6 +72,14 @@ def test_the_first_rollout_takes_the_step_with_the_largest_prior() -> None:
     assert asked == [[7]]
 
 
+def test_priors_count_from_the_second_visit() -> None:
+    low, high = Choice(1, prior=0.1), Choice(2, prior=0.9)
+    place = Choice(children=[low, high])
+    assert PUcb().pick(place) is low  # ln 1 = 0, so all steps are equal
+    low.visits = 1
+    assert PUcb().pick(place) is high
+
+
 def test_a_rollout_adds_one_step() -> None:
     root, tree = Choice(), PUcb()
     for count in range(1, 12):

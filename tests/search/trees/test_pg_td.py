@@ -149,10 +149,13 @@ def test_it_ends_at_a_reward_that_is_enough() -> None:
 @pytest.mark.parametrize("drafted", [False, True])
 def test_what_a_completion_gives_is_what_the_model_gives(options, drafted: bool) -> None:
     """Completions and next tokens of the beginnings of a completion are not asked for again."""
-    own = task(MODEL, PROMPT, drafted=drafted, **options)
+    given = {"ignore_eos": True, "max_new_tokens": 40, **options}
+    own = task(MODEL, PROMPT, drafted=drafted, **given)
     known = Completions(task=own, top=3)
     text = known.whole((4,) if not options.get("forced_tokens") else ())
     spent = own.account.forwards
+    if drafted and not options.get("frequency_penalty"):
+        assert spent < len(text.tokens) - 5, "no draft was accepted"
     for end in range(1, len(text.tokens)):
         path = text.tokens[:end]
         assert known.whole(path) == text

@@ -1,0 +1,1 @@
+"""Search strategies on the installed model, beside simpler ones at an equal cost."""
