@@ -14,13 +14,16 @@ from outrider.search.scorers import sandbox
 from outrider.search.scorers.programs import ProgramScorer, halves, program_in
 from outrider.search.scorers.sandbox import ProgramLimits, run_tests, trouble
 
-QUICK = ProgramLimits(seconds=0.7)
+QUICK = ProgramLimits(seconds=1.0)
+"""For programs that do not end."""
+CALM = ProgramLimits(seconds=20.0)
+"""For programs that do, on a machine under load."""
 needs_sandbox = pytest.mark.skipif(bool(trouble()), reason=trouble())
 
 pytestmark = pytest.mark.method("pg-td")
 
 
-def passes(program: str, test: str = "pass", limits: ProgramLimits = QUICK) -> bool:
+def passes(program: str, test: str = "pass", limits: ProgramLimits = CALM) -> bool:
     return run_tests(program, [test], limits) == [True]
 
 
@@ -42,7 +45,7 @@ def left() -> list[str]:
 def test_each_test_is_judged_alone() -> None:
     program = "def add(a, b):\n    return a + b\n"
     tests = ["assert add(1, 2) == 3", "assert add(1, 2) == 4", "add.n = 1", "assert add.n == 1"]
-    assert run_tests(program, tests, QUICK) == [True, False, True, False]
+    assert run_tests(program, tests, CALM) == [True, False, True, False]
 
 
 @needs_sandbox
@@ -87,7 +90,7 @@ def test_the_number_of_processes_is_limited() -> None:
         "try:\n    while n < 40:\n        if os.fork() == 0: time.sleep(60)\n        n += 1\n"
         "except BlockingIOError: pass\n"
     )
-    limits = ProgramLimits(seconds=5, processes=4)
+    limits = ProgramLimits(seconds=20, processes=4)
     assert passes(program, f"assert 0 < n <= 4 + {sandbox_spare()}, n", limits)
     assert left() == []
 
@@ -106,8 +109,16 @@ def test_a_process_that_leaves_its_session_ends_with_its_test() -> None:
 
 
 @needs_sandbox
+def test_a_test_leaves_no_process_to_the_next_one() -> None:
+    leave = "if os.fork() == 0:\n    os.setsid()\n    time.sleep(60)"
+    alone = "while sum(n.isdigit() for n in os.listdir('/proc')) > 3: time.sleep(0.01)"
+    limits = ProgramLimits(seconds=8)
+    assert run_tests("import os, time", [leave, alone], limits) == [True, True]
+
+
+@needs_sandbox
 def test_memory_is_limited() -> None:
-    limits = ProgramLimits(seconds=10, memory_bytes=128 << 20)
+    limits = ProgramLimits(seconds=20, memory_bytes=128 << 20)
     assert passes("x = bytearray(30 << 20)", limits=limits)
     assert not passes("x = bytearray(200 << 20)", limits=limits)
     assert not passes("x = []\nwhile True: x.append(bytearray(1 << 20))", limits=limits)
@@ -148,7 +159,7 @@ def test_there_is_no_network() -> None:
 @needs_sandbox
 def test_huge_output_is_dropped() -> None:
     assert passes("import sys\nfor _ in range(200):\n    print('x' * 100_000)\n")
-    assert not passes("while True: print('x' * 100_000)")
+    assert not passes("while True: print('x' * 100_000)", limits=QUICK)
 
 
 @needs_sandbox
@@ -158,6 +169,7 @@ def test_files_are_small_and_vanish() -> None:
     assert not passes(
         "f = open('/tmp/a', 'w')\nfor _ in range(20): f.write('x' * 100_000)\nf.close()"
     )
+    assert not passes("open('/tmp/a', 'wb').truncate(1 << 30)")
     many = "for i in range(20):\n    with open(f'/tmp/{i}', 'w') as f: f.write('x' * 100_000)\n"
     assert not passes(many)
     for path in ("/usr/a", "/a", os.path.realpath(sys.base_prefix) + "/a"):
@@ -172,25 +184,29 @@ def test_a_program_cannot_write_results_or_end_the_judge_to_pass() -> None:
     assert not passes("import os\nopen(f'/proc/{os.getppid()}/fd/1', 'w')")
     assert not passes("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')")
     killed = ["import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "pass"]
-    assert run_tests("", killed, QUICK) == [False, False]
+    assert run_tests("", killed, CALM) == [False, False]
 
 
 @needs_sandbox
 def test_users_without_rights_have_a_namespace_of_their_own(monkeypatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    if sandbox._run("", ["pass"], QUICK)[0] is None:
+    if sandbox._run("", ["pass"], CALM)[0] is None:
         pytest.skip("no namespaces of users here")
     program = "import os\nassert os.getuid() != 0\nassert not os.path.exists('/etc/passwd')\n"
     assert passes(program)
+    for path in ("/a", "/dev/a", "/dev/shm/a", "/usr/a"):
+        assert not passes(f"open({path!r}, 'w')")
+    assert not passes("import os\nopen(f'/proc/{os.getppid()}/fd/1', 'w')")
+    assert passes("open('/dev/null', 'w').write('x')\nopen('/tmp/a', 'w').write('x')")
 
 
 @needs_sandbox
 def test_the_score_is_the_share_of_passed_tests() -> None:
     tests = ("assert f(1) == 2", "assert f(2) == 4", "assert f(3) == 6", "assert f(0) == 1")
-    scorer = ProgramScorer(tests, allow_code_execution=True, limits=QUICK)
+    scorer = ProgramScorer(tests, allow_code_execution=True, limits=CALM)
     answer = "Here it is:\n```python\ndef f(x):\n    return 2 * x\n```\nIt doubles."
     assert scorer.score("", [answer, "def f(x): return 1", "no program"]) == [0.75, 0.25, 0.0]
-    headed = ProgramScorer(tests, allow_code_execution=True, limits=QUICK, before="def f(x):\n")
+    headed = ProgramScorer(tests, allow_code_execution=True, limits=CALM, before="def f(x):\n")
     assert headed.score("", ["    return x * 2\n"]) == [0.75]
 
 

@@ -147,39 +147,26 @@ def command(limits: ProgramLimits, is_root: bool) -> list[str]:
     Root needs no namespace of users, and gives up its rights inside: as root, the number of
     processes would not be limited.
     """
-    python = Path(os.path.realpath(sys.executable))
     words = ["bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid"]
     words += ["--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if is_root:
         words += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        words += ["--unshare-user", "--uid", str(_USERS[0]), "--gid", str(_USERS[0])]
-    words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777"]
-    words += ["--size", str(limits.output_bytes), "--tmpfs", "/tmp"]
+        words += f"--unshare-user --uid {_USERS[0]} --gid {_USERS[0]}".split()
+    words += f"--proc /proc --dev /dev --perms 1777 --size {limits.output_bytes}".split()
+    words += ["--tmpfs", "/tmp"]
     for folder in _FOLDERS:
         if os.path.islink(folder):
             words += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             words += ["--ro-bind", folder, folder]
     prefix = os.path.realpath(sys.base_prefix)
-    if not prefix.startswith("/usr"):
+    if not prefix.startswith("/usr/"):
         for parent in reversed(list(Path(prefix).parents)[:-1]):
             words += ["--perms", "0755", "--dir", str(parent)]
         words += ["--ro-bind", prefix, prefix]
-    words += [
-        "--chdir",
-        "/tmp",
-        "--remount-ro",
-        "/",
-        "--",
-        str(python),
-        "-I",
-        "-S",
-        "-B",
-        "-c",
-        _CHILD.read_text(),
-    ]
-    return words
+    words += ["--chdir", "/tmp", "--remount-ro", "/", "--remount-ro", "/dev", "--"]
+    return [*words, os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _CHILD.read_text()]
 
 
 def _read(answer: bytes, secret: bytes, count: int) -> list[bool] | None:
