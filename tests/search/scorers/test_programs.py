@@ -65,21 +65,20 @@ def test_a_program_that_does_not_reach_the_end_of_its_test_fails(program: str) -
 @needs_sandbox
 def test_an_endless_loop_ends() -> None:
     begun = time.perf_counter()
-    assert run_tests("", ["while True: pass", "pass"], QUICK) == [False, True]
+    assert not passes("while True: pass", limits=QUICK)
     assert time.perf_counter() - begun < 20
 
 
 @needs_sandbox
 def test_a_program_that_ignores_signals_ends() -> None:
-    assert not passes(
-        "import signal\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nwhile 1: 0"
-    )
+    program = "import signal\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\nwhile 1: 0"
+    assert not passes(program, limits=QUICK)
 
 
 @needs_sandbox
 def test_a_fork_bomb_ends() -> None:
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    assert run_tests("import os", [bomb, "pass"], QUICK) == [False, True]
+    assert not passes(bomb, limits=QUICK)
     assert left() == []
 
 

@@ -13,9 +13,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _POLL = 0.002
+_GONE = 2.0
+"""Most seconds until processes that were killed are gone."""
 _OWN = 3
 """Processes of the sandbox besides those of the program: its first one, this one, and a spare."""
 
@@ -77,17 +80,17 @@ def _passes(job: Mapping[str, Any], test: str) -> bool:
 
 
 def _end_all() -> None:
-    """End all processes that this one may signal, which are those of the program."""
-    for _ in range(3):  # a process may have been born between two signals
+    """End all processes that this one may signal, which are those of the program, and wait until
+    they are gone."""
+    deadline = time.monotonic() + _GONE
+    while time.monotonic() < deadline:
         try:
             os.kill(-1, signal.SIGKILL)
         except ProcessLookupError:
             return
-        try:
-            while True:
-                os.waitpid(-1, 0)
-        except ChildProcessError:
-            pass
+        with suppress(ChildProcessError):  # others are children of the sandbox's first process
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(_POLL)
 
 
 def _run(job: Mapping[str, Any], test: str, word: bytes, writing: int) -> None:
