@@ -105,9 +105,10 @@ def run(
     search = f"a-star(children={given.children},nodes={given.nodes}"
     systems = {
         "A*": (search + ")", reward),
-        "A*, cost=rise": (search + ",cost=rise)", reward),
         "A*, no heuristic": (search + ")", lambda text: 0.5),
     }
+    if given.both_costs:
+        systems["A*, cost=rise"] = (search + ",cost=rise)", reward)
     for name, (strategy, scorer) in systems.items():
         one = generator.search(strategy, prompt, scorer=scorer, delimiter="\n", **options)
         found[name] = (solved(one.text, numbers), one.tokens, one.scorer_calls)
@@ -132,10 +133,11 @@ def main() -> None:
     parser.add_argument("--below", type=int, default=10)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--children", type=int, default=4)
-    parser.add_argument("--nodes", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=12)
-    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--nodes", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=540.0)
+    parser.add_argument("--both-costs", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     generator = load(given.model, threads=given.threads)
