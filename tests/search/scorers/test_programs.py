@@ -187,6 +187,14 @@ def test_a_program_cannot_write_results_or_end_the_judge_to_pass() -> None:
 
 
 @needs_sandbox
+def test_a_program_that_halts_the_judge_ends(monkeypatch) -> None:
+    monkeypatch.setattr(sandbox, "_START", 1.0)
+    halt = "import os, signal; os.kill(os.getppid(), signal.SIGSTOP)"
+    assert run_tests("", [halt, "pass"], QUICK) == [False, False]
+    assert left() == []
+
+
+@needs_sandbox
 def test_users_without_rights_have_a_namespace_of_their_own(monkeypatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     if sandbox._run("", ["pass"], CALM)[0] is None:

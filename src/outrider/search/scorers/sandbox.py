@@ -161,7 +161,7 @@ def command(limits: ProgramLimits, is_root: bool) -> list[str]:
         elif os.path.isdir(folder):
             words += ["--ro-bind", folder, folder]
     prefix = os.path.realpath(sys.base_prefix)
-    if not prefix.startswith("/usr/"):
+    if not f"{prefix}/".startswith("/usr/"):
         for parent in reversed(list(Path(prefix).parents)[:-1]):
             words += ["--perms", "0755", "--dir", str(parent)]
         words += ["--ro-bind", prefix, prefix]
