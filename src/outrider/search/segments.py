@@ -14,6 +14,7 @@ from outrider.policies.guard import Guard
 from outrider.protocols import Cache, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
+from outrider.search.listing import Best, Listing
 
 Until = Callable[[Sequence[int]], int | None]
 """`tokens of a passage -> how many of them it has when it ends there`; None: it goes on. The same
@@ -43,12 +44,14 @@ class Passage:
         finish: `stop` at the end of the text, `length` at its limit, `until` where the condition of
             the passage was met, `cut` where others were enough.
         branch: the branch after the passage.
+        best: for each token, the most probable tokens in its place, if they were asked for.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str
     branch: Branch
+    best: tuple[Best, ...] = ()
 
     @property
     def logprob(self) -> float:
@@ -84,6 +87,7 @@ class Passages:
         most: int | Sequence[int],
         until: Until | None = None,
         greedy: bool = False,
+        top: int = 0,
         enough: Callable[[Sequence[Passage]], bool] | None = None,
         shortest: int | None = None,
     ) -> list[Passage]:
@@ -95,6 +99,7 @@ class Passages:
             most: most tokens of a passage, or of each.
             until: where a passage ends.
             greedy: whether to take the best token instead of sampling.
+            top: how many of the most probable tokens are listed in the place of each token.
             enough: called with the passages that have ended, after each round; where it returns
                 true, the others end with finish `cut`.
             shortest: how many passages that end with `stop` are wanted. All others end with finish
@@ -111,7 +116,7 @@ class Passages:
         limits = [most] * len(branches) if isinstance(most, int) else list(most)
         session = Session(self.stage, self.guard)
         runs = [
-            self._begin(session, branch, sample, limit, greedy)
+            self._begin(session, branch, sample, limit, greedy, top)
             for branch, sample, limit in zip(branches, samples, limits, strict=True)
         ]
         ended: dict[int, Passage] = {}
@@ -150,12 +155,14 @@ class Passages:
         return found
 
     def _begin(
-        self, session: Session, branch: Branch, sample: int, most: int, greedy: bool
+        self, session: Session, branch: Branch, sample: int, most: int, greedy: bool, top: int
     ) -> Generation:
         base = self.request.sampler
+        longest = len(branch.output) + max(most, 1)
         params = replace(
             base.params,
-            max_new_tokens=len(branch.output) + max(most, 1),
+            max_new_tokens=longest,
+            min_new_tokens=min(base.params.min_new_tokens, longest),
             logprobs=0,
             seed=base.seed,
             **({"temperature": 0.0} if greedy else {}),
@@ -166,7 +173,9 @@ class Passages:
             end_ids=() if params.ignore_eos else tuple(base.end_ids),
             sample=sample,
         )
-        generation = Generation(Request(self.request.prompt, sampler, list(branch.output)))
+        request = Request(self.request.prompt, sampler, list(branch.output))
+        generation = Listing(request, top=top) if top else Generation(request)
+        self.account.tokens += max(len(branch.cache.pending) - 1, 0)  # read with the first token
         session.adopt(generation, branch.cache.fork())
         return generation
 
@@ -200,7 +209,8 @@ class Passages:
         if len(output) < len(run.output):
             cache.truncate(prompt + len(output))
         logprobs = tuple(token.logprob for token in run.logprobs[:count])
-        return Passage(output[begin:], logprobs, finish, Branch(cache, output))
+        best = tuple(run.best[:count]) if isinstance(run, Listing) else ()
+        return Passage(output[begin:], logprobs, finish, Branch(cache, output), best)
 
 
 def _bound(ended: Iterable[Passage], shortest: int | None) -> int | None:

@@ -111,6 +111,8 @@ SEARCHES = (
     "search.spans.cfic",
     "search.steps.superposed",
     "search.spans.exact_extract",
+    "search.trees.a_star",
+    "search.trees.pg_td",
 )
 """Modules of search strategies, which write several texts or branches."""
 
