@@ -1,0 +1,1 @@
+"""Search strategies beside plain decoding, at equal budgets."""
