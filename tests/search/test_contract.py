@@ -6,9 +6,11 @@ from outrider.search import Search
 from outrider.strategy.catalogue import names, record
 from outrider.testing.searches import check_search
 
-SCORED: set[str] = set()
+SCORED: set[str] = {"deal"}
 """Strategies that need a scorer."""
-OPTIONS: dict[str, dict[str, int]] = {}
+OPTIONS: dict[str, dict[str, int]] = {
+    "deal": {"num_beams": 2, "lookahead": 3},
+}
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = set()
 """Strategies whose prompts have a form of their own; their tests check the contract."""

@@ -103,6 +103,7 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 
 SEARCHES = (
     "search.beams.beam",
+    "search.beams.deal",
     "search.samples.best_of_n",
     "search.steps.ada_dec",
 )
