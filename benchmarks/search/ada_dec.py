@@ -13,6 +13,7 @@ import argparse
 import gzip
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,53 +25,57 @@ from rich.progress import track
 
 from outrider import Generator, load
 from outrider.search import Candidate, Search, Task
-from outrider.search.steps.ada_dec import mean_logprob
 from outrider.search.steps.lookahead import best_tokens, entropies, look_ahead
-from outrider.search.steps.threshold import Observation, fitted, observed
+from outrider.search.steps.threshold import Observation, fitted
 from outrider.search.tree import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forced(Search):
-    """Reads a given solution, and tells what each look-ahead chooses at its uncertain positions."""
+    """Reads a given solution, and looks ahead at its uncertain positions."""
 
     solution: Sequence[int]
-    theta: float
+    lowest: float
     branches: int
     lookaheads: Sequence[int]
 
     def run(self, task: Task) -> Sequence[Candidate]:
-        """Return one result whose `about` holds a list for each uncertain position: whether the
-        reference token is among the candidates, and for each look-ahead whether it is chosen."""
+        """Return one result. Its `about` holds a list for each position: the entropy and whether
+        the best token is right; from `lowest` on also whether the reference is a candidate, and
+        for each look-ahead whether it is chosen."""
         tree = task.tree()
         first = tree.first()[None]
         logits = torch.cat((first, tree.read(tree.root, self.solution[:-1])))
-        places: list[Node] = [tree.root]
-        node: Node | None = tree.newest
-        read: list[Node] = []
-        while node is not None and node.parent is not None:
-            read.append(node)
-            node = node.parent
-        places += reversed(read)
+        places: list[Node] = [tree.newest]
+        while (before := places[-1].parent) is not None:
+            places.append(before)
+        places.reverse()
         texts = [self.solution[:i] for i in range(len(self.solution))]
         logprobs = task.logprobs(logits, texts)
-        found: list[list[int]] = []
-        at = [i for i, entropy in enumerate(entropies(logprobs)) if entropy >= self.theta]
-        tops = {i: best_tokens(logprobs[i], self.branches) for i in at}
-        chosen: dict[int, list[int]] = {i: [tops[i][0]] for i in at}
-        for length in self.lookaheads:
-            steps = [(places[i], token) for i in at for token in tops[i]]
-            ahead = look_ahead(task, tree, steps, length)
-            for number, i in enumerate(at):
-                own = ahead[number * self.branches : (number + 1) * self.branches]
-                best = max(
-                    own, key=lambda one: mean_logprob(one, float(logprobs[i, one.tokens[0]]))
-                )
-                chosen[i].append(best.tokens[0])
-        for i in at:
-            right = self.solution[i]
-            found.append([int(right in tops[i]), *(int(token == right) for token in chosen[i])])
-        return [task.candidate(self.solution, 0.0, logprob=0.0, found=found)]
+        found: list[list[float]] = []
+        steps: list[tuple[Node, int]] = []
+        for i, entropy in enumerate(entropies(logprobs)):
+            found.append([entropy, float(int(logprobs[i].argmax()) == self.solution[i])])
+            if entropy >= self.lowest:
+                steps += [(places[i], one) for one in best_tokens(logprobs[i], self.branches)]
+        ahead = look_ahead(task, tree, steps, max(self.lookaheads))
+        for at in range(0, len(ahead), self.branches):
+            own = ahead[at : at + self.branches]
+            place = own[0].parent.depth
+            right = self.solution[place]
+            found[place].append(float(any(one.tokens[0] == right for one in own)))
+            for length in self.lookaheads:
+                means = [
+                    float(logprobs[place, one.tokens[0]]) + sum(one.logprobs[:length])
+                    for one in own
+                ]
+                means = [
+                    total / (1 + len(one.logprobs[:length]))
+                    for total, one in zip(means, own, strict=True)
+                ]
+                best = own[means.index(max(means))]
+                found[place].append(float(best.tokens[0] == right))
+        return [task.candidate(self.solution, 0.0, found=found)]
 
 
 def opened(path: Path) -> list[dict[str, str]]:
@@ -96,59 +101,77 @@ def encoded(generator: Generator, problem: dict[str, str]) -> tuple[list[int], l
 
 
 def main() -> None:
-    """Fit, judge, and print the table."""
+    """Look ahead along the solutions, fit, judge, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--problems", type=Path, required=True)
     parser.add_argument("--count", type=int, default=80)
-    parser.add_argument("--longest", type=int, default=160, help="tokens of a solution")
+    parser.add_argument("--longest", type=int, default=120, help="tokens of a solution")
+    parser.add_argument("--prompt", type=int, default=250, help="most tokens of a prompt")
     parser.add_argument("--branches", type=int, default=3)
-    parser.add_argument("--lookaheads", type=int, nargs="+", default=[1, 5, 10])
+    parser.add_argument("--lookaheads", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--lowest", type=float, default=0.6, help="entropy from which to look")
+    parser.add_argument("--seconds", type=float, default=500, help="begins no problem after them")
     given = parser.parse_args()
+    begun = time.perf_counter()
     generator = load(given.model, threads=1)
-    model = generator.strategy.stage.model
     pairs = [encoded(generator, problem) for problem in opened(given.problems)]
-    pairs = [pair for pair in pairs if 5 <= len(pair[1]) <= given.longest][: given.count]
-    seen: list[list[Observation]] = [observed(model, *pair) for pair in track(pairs)]
-    thetas: list[float] = []
-    for half in (0, 1):
-        fit = fitted([one for i, own in enumerate(seen) if i % 2 == half for one in own])
-        print(f"half {half}: theta {fit.theta:.3f}, accuracy {fit.accuracy:.2f}")
-        thetas.append(fit.theta)
-    rows: list[list[int]] = []
-    groups: list[str] = []
-    for number, (prompt, solution) in enumerate(track(pairs)):
+    pairs = [p for p in pairs if 5 <= len(p[1]) <= given.longest and len(p[0]) <= given.prompt]
+    seen: list[list[list[float]]] = []
+    for prompt, solution in track(pairs[: given.count]):
+        if time.perf_counter() - begun > given.seconds:
+            break
         own = Forced(
             solution=solution,
-            theta=thetas[1 - number % 2],
+            lowest=given.lowest,
             branches=given.branches,
             lookaheads=given.lookaheads,
         )
         found = generator.search(own, prompt, max_new_tokens=len(solution) + 64)
-        told = found.best.about["found"]
-        assert isinstance(told, list)
-        rows += told  # pyright: ignore[reportArgumentType]
-        groups += [str(number)] * len(told)
-    total = sum(len(solution) for _, solution in pairs)
-    wrong = [
-        one.entropy >= thetas[1 - i % 2] for i, s in enumerate(seen) for one in s if not one.right
-    ]
+        seen.append(found.best.about["found"])  # pyright: ignore[reportArgumentType]
+    thetas: list[float] = []
+    for half in (0, 1):
+        places = [place for own in seen[half::2] for place in own]
+        fit = fitted([Observation(place[0], bool(place[1])) for place in places])
+        print(f"half {half}: theta {fit.theta:.3f}, accuracy {fit.accuracy:.2f}")
+        thetas.append(max(fit.theta, given.lowest))
+    shown(seen, [thetas[1 - i % 2] for i in range(len(seen))], "fitted", given.lookaheads)
+    for theta in (0.6, 1.0, 1.5, 2.0, 2.5):
+        if theta >= given.lowest:
+            shown(seen, [theta] * len(seen), f"{theta}", given.lookaheads)
+    print(f"load average {os.getloadavg()[0]:.1f}")
+
+
+def shown(
+    seen: Sequence[Sequence[Sequence[float]]],
+    thetas: Sequence[float],
+    name: str,
+    lookaheads: Sequence[int],
+) -> None:
+    """Print the table of one threshold; `thetas` has one for each problem."""
+    rows: list[Sequence[float]] = []
+    groups: list[str] = []
+    wrong: list[bool] = []
+    for number, (own, theta) in enumerate(zip(seen, thetas, strict=True)):
+        high = [place for place in own if place[0] >= theta]
+        rows += high
+        groups += [str(number)] * len(high)
+        wrong += [place[0] >= theta for place in own if not place[1]]
+    total = sum(map(len, seen))
     print(
-        f"{len(pairs)} solutions, {total} tokens, {len(rows)} of them ({len(rows) / total:.1%}) at "
-        f"high entropy, which hold {sum(wrong) / len(wrong):.0%} of the tokens that greedy "
-        "decoding gets wrong"
+        f"\ntheta {name}: {len(seen)} solutions, {total} tokens, {len(rows) / total:.1%} of them "
+        f"at high entropy, with {sum(wrong) / len(wrong):.0%} of those greedy decoding gets wrong\n"
     )
-    names = ["reference among the candidates", "look-ahead 0 (greedy)"]
-    names += [f"look-ahead {length}" for length in given.lookaheads]
-    print("| | share equal to the reference | minus greedy |\n|---|---|---|")
-    for column, name in enumerate(names):
+    print("| choice | share equal to the reference | minus greedy |\n|---|---|---|")
+    names = ["look-ahead 0 (greedy)", "best of the candidates"]
+    names += [f"look-ahead {length}" for length in lookaheads]
+    for column, label in enumerate(names, start=1):
         share = bootstrap([row[column] for row in rows], groups)
         more = bootstrap([row[column] - row[1] for row in rows], groups)
         print(
-            f"| {name} | {share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}] "
+            f"| {label} | {share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}] "
             f"| {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}] |"
         )
-    print(f"load average {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from outrider.search import Search
 from outrider.strategy.catalogue import names, record
 from outrider.testing.searches import check_search
 
-SCORED: set[str] = {"deal"}
+SCORED: set[str] = {"deal", "transfer-q"}
 """Strategies that need a scorer."""
 OPTIONS: dict[str, dict[str, int]] = {
     "deal": {"num_beams": 2, "lookahead": 3},
+    "transfer-q": {"branches": 3, "lookahead": 3},
 }
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = set()

@@ -106,6 +106,7 @@ SEARCHES = (
     "search.beams.deal",
     "search.samples.best_of_n",
     "search.steps.ada_dec",
+    "search.steps.transfer_q",
 )
 """Modules of search strategies, which write several texts or branches."""
 
