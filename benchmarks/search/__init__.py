@@ -1,1 +1,1 @@
-"""Search strategies beside plain decoding, at equal budgets."""
+"""Search strategies on real models, each beside a baseline."""

@@ -104,6 +104,7 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 SEARCHES = (
     "search.beams.beam",
     "search.beams.deal",
+    "search.beams.diverse_beam",
     "search.samples.best_of_n",
     "search.steps.ada_dec",
     "search.steps.transfer_q",

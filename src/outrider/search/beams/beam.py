@@ -3,35 +3,39 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.core.checks import Range, check_ranges
+from outrider.core.checks import check_ranges
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method
-from outrider.search.beams.core import Beams, begin
+from outrider.search.beams.core import RANGES, Beams, check_returned, check_stopping, run_groups
 from outrider.search.candidate import Candidate
 from outrider.search.task import Search, Task
-
-RANGES = {
-    "num_beams": Range(1, whole=True, hint="Give at least 1 beam"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamSearch(Search):
-    """Keeps the `num_beams` best branches. The score of a text is its log-probability divided by
-    its length to the power of `length_penalty`, as in `transformers`.
+    """Keeps the `num_beams` best branches. The score of a text is its log-probability, after
+    penalties, divided by its length to the power of `length_penalty`. Texts and scores are those of
+    `transformers`, and so are the options.
 
     Attributes:
         num_beams: branches.
-        length_penalty: 0 prefers short texts, larger values longer ones.
-        early_stopping: whether to stop as soon as `num_beams` texts have ended.
+        length_penalty: 0 compares sums of log-probabilities, 1 their mean; larger values prefer
+            longer texts.
+        early_stopping: true: stop as soon as `num_beams` texts have ended. False: stop when the
+            best running branch, at its present length, is no better than the worst ended text.
+            `never`: the same with the greatest length, if `length_penalty` is positive.
+        num_return_sequences: texts that are returned; None: `num_beams`.
     """
 
     num_beams: int = 5
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | str = False
+    num_return_sequences: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
+        check_stopping(self.early_stopping)
+        check_returned(self.num_return_sequences, self.num_beams)
 
     def run(self, task: Task) -> Sequence[Candidate]:
         """Return the finished texts, the best first."""
@@ -42,24 +46,13 @@ class BeamSearch(Search):
             early_stopping=self.early_stopping,
             most=task.most,
         )
-        task.partial = beams.candidates
-        tree = task.tree()
-        logits = begin(beams, tree)
-        while not beams.done:
-            texts = [beam.node.tokens for beam in beams.running]
-            chosen = beams.chosen(task.logprobs(logits, texts))
-            if texts and len(texts[0]) + 1 >= beams.most:
-                nodes, _ = tree.extend([(beam.node, token) for beam, token, _, _ in chosen])
-                beams.advance(chosen, nodes)
-                beams.give_up()
-                break
-            if not chosen:
-                beams.running = []
-                break
-            nodes, logits = tree.extend([(beam.node, token) for beam, token, _, _ in chosen])
-            beams.advance(chosen, nodes)
-            tree.keep(nodes)
-        return beams.candidates()
+
+        def found() -> list[Candidate]:
+            return [beams.candidate(one) for one in beams.found()[: self.num_return_sequences]]
+
+        task.partial = found
+        run_groups([beams], task)
+        return found()
 
 
 METHOD = Method(

@@ -1,7 +1,10 @@
 """One step of beam search, shared by all strategies that keep the best few branches.
 
-It follows `transformers`: of all continuations of the running beams, the best `2 * num_beams` are
-looked at. Those among the first `num_beams` that end are finished texts; the best others run on.
+It follows `transformers`: of all continuations of the running beams, the best `2 * width` are
+looked at (more if there are several end tokens). Those among the first `width` that end are
+finished texts; the best others run on. Bias, penalties and bans are applied to log-probabilities,
+which are not normalised afterwards; with one beam they are applied to logits, as in greedy
+decoding.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,23 +14,55 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.checks import Range
+from outrider.core.errors import LogitsError, OptionError
+from outrider.sampling import NOTHING_ALLOWED
 from outrider.search.candidate import Candidate
 from outrider.search.task import Task
-from outrider.search.tree import Node, TokenTree
+from outrider.search.tree import Node
 
 Penalty = Callable[[Float[Tensor, "beams vocab"]], Float[Tensor, "beams vocab"]]
 """Changes what continuations are ordered by; the log-probability of a beam stays that of the model.
 """
 
+RANGES = {
+    "num_beams": Range(1, whole=True, hint="Give at least 1 beam"),
+    "length_penalty": Range(-10.0, 10.0),
+    "num_return_sequences": Range(1, whole=True, optional=True, hint="Give at least 1 text"),
+}
+"""Of the options that all beam searches have."""
+
+
+def check_stopping(early_stopping: bool | str) -> None:
+    """Raise `OptionError` unless it is true, false or `never`."""
+    if not isinstance(early_stopping, bool) and early_stopping != "never":
+        raise OptionError(
+            f"early_stopping is {early_stopping!r:.60}", hint="Give true, false or never"
+        )
+
+
+def check_returned(texts: int | None, beams: int) -> None:
+    """Raise `OptionError` if more texts are to be returned than there are beams."""
+    if texts is not None and texts > beams:
+        raise OptionError(
+            f"num_return_sequences is {texts}, above num_beams {beams}",
+            hint="Lower it, or raise num_beams",
+        )
+
+
+def length_normalised(total: float, length: int, penalty: float) -> float:
+    """Divide a sum over a text by its length to the power of `penalty`."""
+    return total / length**penalty
+
 
 @dataclass(slots=True)
 class Beam:
-    """A running branch.
+    """A branch that the model has read.
 
     Attributes:
         node: its last token.
         logprob: sum of its log-probabilities under the model.
-        ranked: sum of what its tokens were ordered by; equal to `logprob` without a penalty.
+        ranked: sum of what its tokens were ordered by; equal to `logprob` without any penalty.
         row: its row in the newest logits.
     """
 
@@ -35,6 +70,33 @@ class Beam:
     logprob: float = 0.0
     ranked: float = 0.0
     row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A branch with one more token, which the model has not read yet.
+
+    Attributes:
+        beam: the branch.
+        token: the token.
+        logprob: log-probability of the branch with it, under the model.
+        ranked: what it is ordered by.
+    """
+
+    beam: Beam
+    token: int
+    logprob: float
+    ranked: float
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text."""
+        return self.beam.node.depth + 1
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The text."""
+        return (*self.beam.node.tokens, self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +108,14 @@ class Ended:
         logprob: sum of its log-probabilities under the model.
         ranked: what it was ordered by, before the length penalty.
         score: the same, divided by its length to the power of the length penalty.
+        running: whether it is a branch that could have run on.
     """
 
     tokens: tuple[int, ...]
     logprob: float
     ranked: float
     score: float
+    running: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,103 +126,171 @@ class Beams:
         task: the prompt.
         width: beams that run.
         length_penalty: exponent of the length by which sums are divided.
-        early_stopping: whether to stop at `width` finished texts; else when no running beam can
-            become better than the worst of them.
+        early_stopping: true: stop at `width` finished texts. Otherwise when the best running beam
+            would not be better than the worst of them: with its present length, or, for `never`
+            with a positive length penalty, with the greatest length.
         most: most tokens of a text.
-        running: running beams, the best first.
+        running: beams that the model has read, the best first.
+        steps: continuations of them that run on, the best first; none when the group is done.
         ended: finished texts, the best first; at most `width`.
+        taken: tokens of the best `width` continuations of the newest step, which may end a text.
     """
 
     task: Task
     width: int
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | str = False
     most: int
     running: list[Beam] = field(default_factory=list[Beam])
+    steps: list[Step] = field(default_factory=list[Step])
     ended: list[Ended] = field(default_factory=list[Ended])
+    taken: list[int] = field(default_factory=list[int])
 
-    def chosen(
-        self, logprobs: Float[Tensor, "beams vocab"], penalty: Penalty | None = None
-    ) -> list[tuple[Beam, int, float, float]]:
-        """Choose the continuations of the running beams.
+    def choose(self, logits: Float[Tensor, "rows vocab"], penalty: Penalty | None = None) -> None:
+        """Choose the continuations of the running beams: add those that end to `ended`, and fill
+        `steps`. There are no steps at the greatest length, and where `ended` cannot be improved.
 
         Args:
-            logprobs: the log-probabilities after each running beam.
-            penalty: changes what they are ordered by; None: nothing.
+            logits: the newest logits; each beam has its row in them.
+            penalty: changes what continuations are ordered by; None: nothing.
 
-        Returns:
-            Beam, token, log-probability of the branch with it, and what it is ordered by, of at
-            most `width` branches that run on. Branches that end are added to `ended`.
+        Raises:
+            LogitsError: logits are NaN or +inf, or nothing is allowed after any beam and no text is
+                finished.
         """
-        own = logprobs if penalty is None else penalty(logprobs)
-        before = torch.tensor([beam.ranked for beam in self.running], dtype=own.dtype)
-        sums = (own.cpu() + before[:, None]).flatten()
-        count = min((1 + max(len(self.task.end_ids), 1)) * self.width, sums.numel())
+        self.steps, self.taken = [], []
+        if not self.running:
+            return
+        rows = logits[[beam.row for beam in self.running]]
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        logprobs = torch.log_softmax(rows, -1)
+        texts = [beam.node.tokens for beam in self.running]
+        if self.width == 1:  # as in greedy decoding, what is penalised are the logits
+            own = self.task.sampler.process(rows[0], texts[0])
+            ranked = torch.log_softmax(own, -1)[None]
+        else:
+            ranked = torch.stack([self._allowed(*one) for one in zip(logprobs, texts, strict=True)])
+        if penalty is not None:
+            ranked = penalty(ranked)
+        for rank, step in enumerate(self._best(logprobs, ranked)):
+            if rank < self.width:
+                self.taken.append(step.token)
+            if step.length >= self.most or step.token in self.task.end_ids:
+                if rank < self.width:
+                    self._finish(step)
+            elif len(self.steps) < self.width:
+                self.steps.append(step)
+        if not self.steps and not self.ended:
+            raise LogitsError(NOTHING_ALLOWED)
+        if self._complete():
+            self.steps = []
+
+    def _allowed(
+        self, row: Float[Tensor, " vocab"], text: tuple[int, ...]
+    ) -> Float[Tensor, " vocab"]:
+        """Apply bias, penalties and bans; -inf for all tokens if none is allowed."""
+        try:
+            return self.task.sampler.process(row, text)
+        except LogitsError as error:
+            if error.problem != NOTHING_ALLOWED:
+                raise
+            return torch.full_like(row, -torch.inf)  # other beams may run on
+
+    def _best(
+        self, logprobs: Float[Tensor, "beams vocab"], ranked: Float[Tensor, "beams vocab"]
+    ) -> list[Step]:
+        """Return the best continuations of the running beams, the best first."""
+        before = ranked.new_tensor([beam.ranked for beam in self.running])
+        sums = (ranked + before[:, None]).flatten()
+        count = min(max(2, 1 + len(self.task.end_ids)) * self.width, sums.numel())
         values, places = torch.topk(sums, count)
-        vocab = own.shape[1]
-        found: list[tuple[Beam, int, float, float]] = []
-        for rank, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
+        own, vocab = logprobs.flatten()[places].tolist(), ranked.shape[1]
+        found: list[Step] = []
+        for value, place, logprob in zip(values.tolist(), places.tolist(), own, strict=True):
             if value == float("-inf"):
                 break
-            beam, token = self.running[place // vocab], place % vocab
-            total = beam.logprob + float(logprobs[place // vocab, token])
-            if token in self.task.end_ids:
-                if rank < self.width:
-                    self._finish((*beam.node.tokens, token), total, value)
-            elif len(found) < self.width:
-                found.append((beam, token, total, value))
+            beam = self.running[place // vocab]
+            found.append(Step(beam, place % vocab, beam.logprob + logprob, value))
         return found
 
-    def advance(
-        self, chosen: Sequence[tuple[Beam, int, float, float]], nodes: Sequence[Node], row: int = 0
-    ) -> None:
-        """Let the chosen branches run on: `nodes` are their new nodes, whose logits begin at
-        `row`."""
+    def advance(self, nodes: Sequence[Node], row: int = 0) -> None:
+        """Let the model's rows for `steps` be the running beams: `nodes` are their new nodes, whose
+        logits begin at `row`."""
         self.running = [
-            Beam(node, total, ranked, row + i)
-            for i, (node, (_, _, total, ranked)) in enumerate(zip(nodes, chosen, strict=True))
+            Beam(node, step.logprob, step.ranked, row + i)
+            for i, (node, step) in enumerate(zip(nodes, self.steps, strict=True))
         ]
 
-    def give_up(self) -> None:
-        """Count the running beams as texts that were cut at the limit."""
-        for beam in self.running:
-            self._finish(beam.node.tokens, beam.logprob, beam.ranked)
-        self.running = []
-
-    def _finish(self, tokens: tuple[int, ...], logprob: float, ranked: float) -> None:
-        score = ranked / max(len(tokens), 1) ** self.length_penalty
-        self.ended.append(Ended(tokens, logprob, ranked, score))
+    def _finish(self, step: Step) -> None:
+        score = self._score(step.ranked, step.length)
+        self.ended.append(Ended(step.tokens, step.logprob, step.ranked, score))
         self.ended.sort(key=lambda one: -one.score)
         del self.ended[self.width :]
 
-    @property
-    def done(self) -> bool:
-        """Whether nothing that runs can improve the finished texts."""
-        if not self.running:
-            return True
-        if len(self.ended) < self.width:
+    def _score(self, total: float, length: int) -> float:
+        return length_normalised(total, length, self.length_penalty)
+
+    def _complete(self) -> bool:
+        """Whether nothing that runs on would improve the finished texts."""
+        if not self.steps or len(self.ended) < self.width:
             return False
-        if self.early_stopping:
+        if self.early_stopping is True or self.width == 1:  # one beam is greedy decoding
             return True
-        length = self.running[0].node.depth
-        best = max(beam.ranked for beam in self.running) / max(length, 1) ** self.length_penalty
-        return self.ended[-1].score >= best
+        longest = self.early_stopping == "never" and self.length_penalty > 0
+        best = self.steps[0]
+        bound = self._score(best.ranked, self.most if longest else best.length)
+        return self.ended[-1].score >= bound
 
-    def candidates(self) -> list[Candidate]:
-        """Return the finished texts, and the running beams if there are too few."""
+    def found(self) -> list[Ended]:
+        """Return the finished texts, the best first; if there are too few, as in a search that was
+        stopped, those that run on too."""
         found = list(self.ended)
-        if len(found) < self.width:
-            for beam in self.running[: self.width - len(found)]:
-                tokens = beam.node.tokens
-                score = beam.ranked / max(len(tokens), 1) ** self.length_penalty
-                found.append(Ended(tokens, beam.logprob, beam.ranked, score))
-        return [
-            self.task.candidate(one.tokens, one.score, logprob=one.logprob, ranked=one.ranked)
-            for one in found
-        ]
+        for step in self.steps[: self.width - len(found)]:
+            score = self._score(step.ranked, step.length)
+            found.append(Ended(step.tokens, step.logprob, step.ranked, score, running=True))
+        return sorted(found, key=lambda one: -one.score)
+
+    def candidate(self, one: Ended, score: float | None = None, **about: int) -> Candidate:
+        """Return a text as a result, with its own score or with another one."""
+        return self.task.candidate(
+            one.tokens,
+            one.score if score is None else score,
+            logprob=one.logprob,
+            finish="unfinished" if one.running else None,
+            ranked=one.ranked,
+            **about,
+        )
 
 
-def begin(beams: Beams, tree: TokenTree) -> Float[Tensor, "1 vocab"]:
-    """Start with the prompt as the only beam; return its logits."""
-    beams.running = [Beam(tree.root)]
-    return tree.first()[None]
+def run_groups(
+    groups: Sequence[Beams], task: Task, penalty: Callable[[int], Penalty | None] = lambda _: None
+) -> None:
+    """Run groups of beams until all are done, with one forward a step for all of them.
+
+    Args:
+        groups: the groups; none has begun.
+        task: the prompt.
+        penalty: number of a group -> its penalty at this step. It is called after the groups before
+            it have chosen.
+
+    Raises:
+        SearchStoppedError: a limit is reached.
+        LogitsError: the logits of the model cannot be used.
+    """
+    tree = task.tree()
+    logits = tree.first()[None]
+    for group in groups:  # several equal beams would write the same texts
+        group.running = [Beam(tree.root)]
+    while True:
+        for number, group in enumerate(groups):
+            group.choose(logits, penalty(number))
+        steps = [step for group in groups for step in group.steps]
+        if not steps:
+            return
+        nodes, logits = tree.extend([(step.beam.node, step.token) for step in steps])
+        row = 0
+        for group in groups:
+            end = row + len(group.steps)
+            group.advance(nodes[row:end], row)
+            row = end
+        tree.keep(nodes)

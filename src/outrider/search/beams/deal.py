@@ -1,7 +1,7 @@
 """DeAL: beam search that also judges what greedy decoding would write after each token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,10 @@ from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method, Paper
-from outrider.search.beams.core import Beams, begin
+from outrider.search.beams.core import Beam, Beams
 from outrider.search.beams.rewarded import Segments, Worth, candidates_of
 from outrider.search.candidate import Candidate
-from outrider.search.steps.lookahead import Ahead, look_ahead, unread
+from outrider.search.steps.lookahead import Ahead, look_ahead
 from outrider.search.task import Search, Task
 from outrider.search.tree import TokenTree
 
@@ -81,8 +81,20 @@ class Deal(Search):
             length_penalty=self.length_penalty,
             most=task.most,
         )
-        task.partial = beams.candidates
         return _Tokens(task, task.tree(), beams, worth, branches, self.lookahead).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Continued:
+    """A candidate of a step.
+
+    Attributes:
+        ahead: its look-ahead.
+        ranked: what its branch is ordered by without the reward.
+    """
+
+    ahead: Ahead
+    ranked: float
 
 
 @dataclass(slots=True)
@@ -96,7 +108,7 @@ class _Tokens:
         worth: what they are ordered by.
         branches: tokens of each beam that are compared.
         length: most tokens of a look-ahead.
-        ahead: the continuations of the newest step, by number of the beam and token.
+        newest: the candidates of the newest step, by `id` of the beam and token.
         rewards: of texts that may be finished.
     """
 
@@ -106,66 +118,69 @@ class _Tokens:
     worth: Worth
     branches: int
     length: int
-    ahead: dict[tuple[int, int], Ahead] = field(default_factory=dict[tuple[int, int], Ahead])
+    newest: dict[tuple[int, int], _Continued] = field(
+        default_factory=dict[tuple[int, int], _Continued]
+    )
     rewards: dict[tuple[int, ...], float] = field(default_factory=dict[tuple[int, ...], float])
 
     def run(self) -> Sequence[Candidate]:
         """Write until no beam can improve the finished texts."""
         beams = self.beams
-        logits = begin(beams, self.tree)
-        while not beams.done:
-            running = beams.running
-            numbers = {id(beam): i for i, beam in enumerate(running)}
-            for beam in running:
-                beam.ranked = beam.logprob  # rewards do not add up over steps
-            logprobs = self.task.logprobs(logits, [beam.node.tokens for beam in running])
-            chosen = beams.chosen(logprobs, self._judged)
-            if not chosen:
-                beams.running = []
-                break
-            if running[0].node.depth + 1 >= beams.most:
-                beams.advance(chosen, [unread(beam.node, token) for beam, token, _, _ in chosen])
-                beams.give_up()
-                break
-            found = [self.ahead[numbers[id(beam)], token] for beam, token, _, _ in chosen]
-            if found[0].nodes:
-                nodes = [one.nodes[0] for one in found]
-                logits = torch.stack([one.rows[0] for one in found])
+        self.task.partial = self._unjudged
+        logits = self.tree.first()[None]
+        beams.running = [Beam(self.tree.root)]
+        while True:
+            beams.choose(logits, self._judged)
+            if not beams.steps:
+                return self._results()
+            found = [self.newest[id(step.beam), step.token] for step in beams.steps]
+            beams.steps = [  # rewards do not add up over steps
+                replace(step, ranked=one.ranked)
+                for step, one in zip(beams.steps, found, strict=True)
+            ]
+            ahead = [one.ahead for one in found]
+            if ahead[0].nodes:
+                nodes = [one.nodes[0] for one in ahead]
+                logits = torch.stack([one.rows[0] for one in ahead])
             else:
-                nodes, logits = self.tree.extend([(one.parent, one.tokens[0]) for one in found])
-            beams.advance(chosen, nodes)
+                nodes, logits = self.tree.extend([(one.parent, one.tokens[0]) for one in ahead])
+            beams.advance(nodes)
             self.tree.keep(nodes)
-        return self._results()
 
-    def _judged(self, logprobs: Float[Tensor, "beams vocab"]) -> Float[Tensor, "beams vocab"]:
-        """Look ahead, and return the log-probabilities of the candidates with their weighted
-        rewards; all other tokens have -inf."""
+    def _judged(self, ranked: Float[Tensor, "beams vocab"]) -> Float[Tensor, "beams vocab"]:
+        """Look ahead, and return what the candidates are ordered by, with their weighted rewards;
+        all other tokens have -inf."""
         running, weight = self.beams.running, self.worth.weight
         places = [
             (number, token)
-            for number, row in enumerate(logprobs)
+            for number, row in enumerate(ranked)
             for token in candidates_of(row, self.branches, self.task.end_ids)
         ]
         steps = [(running[number].node, token) for number, token in places]
-        length = self.length if weight else 0
-        found = look_ahead(self.task, self.tree, steps, length)
-        self.ahead = dict(zip(places, found, strict=True))
+        found = look_ahead(self.task, self.tree, steps, self.length if weight else 0)
         extra = [0.0] * len(found)
-        if weight:
+        if weight and found:
             texts = [(*one.parent.tokens, *one.tokens) for one in found]
             rewards = self.task.score(texts)
             for text, one, reward in zip(texts, found, rewards, strict=True):
                 if len(one.tokens) == 1:
                     self.rewards[text] = reward
             extra = self.worth.extra(rewards)
-        own = torch.full_like(logprobs, -torch.inf)
-        for (number, token), more in zip(places, extra, strict=True):
-            own[number, token] = logprobs[number, token] + more
+        own = torch.full_like(ranked, -torch.inf)
+        self.newest = {}
+        for (number, token), one, more in zip(places, found, extra, strict=True):
+            beam = running[number]
+            own[number, token] = ranked[number, token] + more
+            plain = beam.ranked + float(ranked[number, token])
+            self.newest[id(beam), token] = _Continued(one, plain)
         return own
+
+    def _unjudged(self) -> list[Candidate]:
+        return [self.beams.candidate(one) for one in self.beams.found()]
 
     def _results(self) -> list[Candidate]:
         """Return the finished texts, ordered by their own rewards, which are comparable."""
-        found = self.beams.candidates()
+        found = self._unjudged()
         if not self.worth.weight:
             return found
         missing = [one.token_ids for one in found if one.token_ids not in self.rewards]
