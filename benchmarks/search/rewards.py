@@ -1,6 +1,6 @@
 """DeAL and Transfer Q* beside greedy decoding, beam search and best of n with as many rows.
 
-    python -m benchmarks.search.rewards smollm2 --stories stories.jsonl.zst --task keywords
+    python -m benchmarks.search.rewards smollm2 --stories stories.jsonl.zst
 
 `keywords`: a sentence with three words of a sentence of a story is asked for; the reward is the
 share of them in the text. `length`: a sentence about one word is asked for; the reward is minus
@@ -97,12 +97,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--stories", type=Path, required=True)
-    parser.add_argument("--task", choices=("keywords", "length"), default="keywords")
+    parser.add_argument("--tasks", nargs="+", default=["keywords", "length"])
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--words", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=20)
-    parser.add_argument("--beams", type=int, default=3)
-    parser.add_argument("--lookahead", type=int, default=5)
+    parser.add_argument("--max-new-tokens", type=int, default=14)
+    parser.add_argument("--beams", type=int, default=2)
+    parser.add_argument("--lookahead", type=int, default=4)
     parser.add_argument("--weight", type=float, default=2.0, help="of DeAL's standardised rewards")
     parser.add_argument("--tilt", type=float, default=10.0, help="weight of Transfer Q*")
     parser.add_argument("--seconds", type=float, default=540, help="begins no prompt after them")
@@ -120,14 +120,18 @@ def main() -> None:
     }
     begun = time.perf_counter()
     generator = load(given.model, drafter="none", threads=1)
-    found: dict[str, list[Written]] = {}
-    for asked in tasks(given.task, given.stories, given.count, given.words):
-        if time.perf_counter() - begun > given.seconds:
-            break
-        for name, own in answered(generator, asked, systems, given.max_new_tokens).items():
-            found.setdefault(name, []).append(own)
-        print({name: round(own[-1].reward, 2) for name, own in found.items()}, flush=True)
-    shown(given.task, found)
+    found: dict[str, dict[str, list[Written]]] = {name: {} for name in given.tasks}
+    asked = {n: tasks(n, given.stories, given.count, given.words) for n in given.tasks}
+    for number in range(min(map(len, asked.values()))):
+        for task in given.tasks:
+            if time.perf_counter() - begun > given.seconds:
+                break
+            own = answered(generator, asked[task][number], systems, given.max_new_tokens)
+            for name, written in own.items():
+                found[task].setdefault(name, []).append(written)
+            print(task, {name: round(one.reward, 2) for name, one in own.items()}, flush=True)
+    for task in given.tasks:
+        shown(task, found[task])
 
 
 def answered(
@@ -147,7 +151,7 @@ def answered(
         )
 
     found = {
-        name: written(result, asked, result.tokens)
+        name: measured(result, asked, result.tokens)
         for name, strategy in systems.items()
         for result in [run(strategy)]
     }
@@ -165,7 +169,7 @@ def answered(
     return found
 
 
-def written(result: SearchResult, asked: Asked, rows: int) -> Written:
+def measured(result: SearchResult, asked: Asked, rows: int) -> Written:
     """Return the measures of a result."""
     best = result.best
     return Written(
