@@ -89,12 +89,17 @@ def test_the_beams_are_those_of_the_definition(weight, width, count, standardise
     assert differ >= 3
 
 
-def test_a_weight_of_0_is_beam_search() -> None:
+@pytest.mark.parametrize(
+    "sampling", [{}, {"frequency_penalty": 0.6, "banned_tokens": (4,)}, {"stop_token_ids": (3,)}]
+)
+def test_a_weight_of_0_is_beam_search(sampling) -> None:
     for model in MODELS:
         for width in (1, 3, 5):
             scorer = Letters()
-            own = searched(Deal(weight=0.0, num_beams=width), model, PROMPT, scorer=scorer)
-            beam = searched(BeamSearch(num_beams=width), model, PROMPT)
+            own = searched(
+                Deal(weight=0.0, num_beams=width), model, PROMPT, scorer=scorer, **sampling
+            )
+            beam = searched(BeamSearch(num_beams=width), model, PROMPT, **sampling)
             assert [(one.token_ids, one.score) for one in own.candidates] == [
                 (one.token_ids, one.score) for one in beam.candidates
             ]

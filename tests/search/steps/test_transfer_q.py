@@ -8,6 +8,7 @@ import torch
 from outrider.core.errors import OptionError
 from outrider.drafters import NoDrafter
 from outrider.models.tabular import TabularModel
+from outrider.search import Limits
 from outrider.search.steps.transfer_q import TransferQ, indirect, tilted
 from outrider.testing.rigs import finish, generation, stage, tabular_family
 from outrider.testing.searches import END, LetterCodec, searched
@@ -208,6 +209,22 @@ def test_the_chosen_branch_is_not_read_again() -> None:
         )
         assert found.forwards <= 1 + 9 * 4 and found.tokens <= 1 + 9 * 4 * 3
         assert found.scorer_calls == 30
+
+
+def test_a_stopped_search_has_no_reward_of_its_text() -> None:
+    """The last reward was that of a continuation."""
+    found = searched(
+        TransferQ(branches=3, lookahead=4),
+        FAMILIES[0].target,
+        PROMPT,
+        scorer=reward,
+        ignore_eos=True,
+        limits=Limits(tokens=30),
+    )
+    assert found.stopped and found.best.finish_reason == "unfinished"
+    assert found.best.about["reward"] is None
+    assert found.best.logprob is not None
+    assert found.best.score == found.best.logprob / len(found.best.token_ids)
 
 
 def test_what_cannot_be_used_is_refused() -> None:
