@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--stories", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=["keywords", "length"])
     parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--first", type=int, default=0, help="prompts that are left out")
     parser.add_argument("--words", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=14)
     parser.add_argument("--beams", type=int, default=2)
@@ -122,7 +123,7 @@ def main() -> None:
     generator = load(given.model, drafter="none", threads=1)
     found: dict[str, dict[str, list[Written]]] = {name: {} for name in given.tasks}
     asked = {n: tasks(n, given.stories, given.count, given.words) for n in given.tasks}
-    for number in range(min(map(len, asked.values()))):
+    for number in range(given.first, min(map(len, asked.values()))):
         for task in given.tasks:
             if time.perf_counter() - begun > given.seconds:
                 break

@@ -7,6 +7,7 @@ import torch
 
 from outrider.core.errors import OptionError
 from outrider.search.steps.ada_dec import AdaDec
+from outrider.search.steps.lookahead import best_tokens
 from outrider.search.steps.threshold import Observation, fitted, logistic, observed
 from outrider.testing.rigs import tabular_family
 from outrider.testing.searches import END, searched
@@ -119,19 +120,22 @@ def test_the_score_is_that_of_teacher_forcing() -> None:
 
 
 def test_penalties_and_bans_hold_in_continuations() -> None:
+    kept = 0
     for model in MODELS:
-        found = searched(
-            AdaDec(theta=0.0), model, PROMPT, banned_tokens=(0, 4), frequency_penalty=0.7
-        )
-        assert not {0, 4} & set(found.best.token_ids)
-        alone = searched(
-            AdaDec(theta=0.0, reuse=False),
-            model,
-            PROMPT,
-            banned_tokens=(0, 4),
-            frequency_penalty=0.7,
-        )
-        assert alone.best.token_ids == found.best.token_ids
+        for theta in (0.0, 1.2):
+            given = {"banned_tokens": (0, 4), "frequency_penalty": 0.9}
+            found = searched(AdaDec(theta=theta), model, PROMPT, **given)
+            assert not {0, 4} & set(found.best.token_ids)
+            alone = searched(AdaDec(theta=theta, reuse=False), model, PROMPT, **given)
+            assert alone.best.token_ids == found.best.token_ids
+            assert alone.best.about["pauses"] == found.best.about["pauses"]
+            kept += int(str(found.best.about["kept"]))
+    assert kept > 10
+
+
+def test_candidates_are_the_best_allowed_tokens() -> None:
+    assert best_tokens(torch.tensor([0.5, -math.inf, 1.0]), 3) == [2, 0]
+    assert best_tokens(torch.tensor([0.5, 0.7, 1.0]), 2) == [2, 1]
 
 
 def test_observations_are_those_of_teacher_forcing() -> None:
