@@ -2,19 +2,22 @@
 
     python -m benchmarks.search.beam smollm2 --prompts question.jsonl.zst --of-each 1
 
-Both search every prompt in turn, first one and then the other. A step is the time between two
-looks at the logits, the first one left out; the whole search includes reading the prompt. Rows are
-those of the cache after each step: all that it holds, beside the prompt and the running branches,
-from step 16 on. A line is printed for each prompt, and the summary of all lines at the end.
+Both search every prompt in turn, first one and then the other. Seconds are those of the processor,
+which other programs on the machine change little. A step is what lies between two looks at the
+logits, the first one left out; the whole search includes reading the prompt. Rows are those of the
+cache after each step: all that it holds, beside the prompt and the running branches, from step 16
+on. A line is printed for each prompt, and the summary at the end. After `--seconds` of the clock no
+other prompt is begun.
 """
 
 import argparse
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -22,6 +25,8 @@ from benchmarks.real_models.prompts import by_category
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio
+from outrider.models.checkpoints.checkpoint import load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.sources.known import known_model
 from outrider.search.tree import Node, TokenTree
 
@@ -31,7 +36,7 @@ _DIGITS = 1e-3
 
 @dataclass
 class Found:
-    """Texts with their scores, and seconds."""
+    """Texts with their scores, and CPU seconds."""
 
     texts: list[tuple[tuple[int, ...], float]]
     seconds: float
@@ -80,8 +85,8 @@ class Rows:
 
 
 def gaps(times: list[float]) -> list[float]:
-    """Return the seconds between times."""
-    return [b - a for a, b in zip(times[1:], times[2:], strict=False)]
+    """Return the seconds between times, without the first."""
+    return [b - a for a, b in pairwise(times[1:])]
 
 
 def ours(model: Generator, prompt: list[int], beams: int, most: int) -> Found:
@@ -89,14 +94,14 @@ def ours(model: Generator, prompt: list[int], beams: int, most: int) -> Found:
     times: list[float] = []
 
     def look() -> bool:
-        times.append(perf_counter())
+        times.append(process_time())
         return False
 
-    begun = perf_counter()
+    begun = process_time()
     found = model.search(
         f"beam(num_beams={beams})", prompt, cancelled=look, max_new_tokens=most, temperature=0.0
     )
-    seconds = perf_counter() - begun
+    seconds = process_time() - begun
     return Found([(one.token_ids, one.score) for one in found.candidates], seconds, gaps(times))
 
 
@@ -105,11 +110,11 @@ def theirs(model: Any, ends: list[int], prompt: list[int], beams: int, most: int
     times: list[float] = []
 
     def look(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        times.append(perf_counter())
+        times.append(process_time())
         return scores
 
     ids = torch.tensor([prompt])
-    begun = perf_counter()
+    begun = process_time()
     with torch.inference_mode():
         out = model.generate(
             ids,
@@ -124,13 +129,34 @@ def theirs(model: Any, ends: list[int], prompt: list[int], beams: int, most: int
             output_scores=True,
             return_dict_in_generate=True,
         )
-    seconds = perf_counter() - begun
+    seconds = process_time() - begun
     rows = out.sequences[:, len(prompt) :].tolist()
     texts = [
         tuple(row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))])
         for row in rows
     ]
     return Found(list(zip(texts, out.sequences_scores.tolist(), strict=True)), seconds, gaps(times))
+
+
+def opened(name: str) -> Any:
+    """Return the model in `transformers`, from the tensors that Outrider reads."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    known = known_model(name)
+    file = Path(name) if known is None else known.installed
+    if file is None:
+        raise SystemExit(f"{name} is not installed")
+    checkpoint = open_checkpoint(file)
+    model: Any = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
+    tensors = load_tensors(checkpoint, list(checkpoint.tensors), torch.float32)
+    left = model.load_state_dict(tensors, strict=False, assign=True)
+    if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
+        raise SystemExit(f"transformers does not read {left}")
+    model.tie_weights()
+    model.generation_config = GenerationConfig()
+    return model
 
 
 def shown(ratios: list[float]) -> str:
@@ -148,20 +174,11 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=300)
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=480.0)
     given = parser.parse_args()
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
+    begun = perf_counter()
     torch.set_num_threads(1)
-    known = known_model(given.model)
-    file = Path(given.model) if known is None else known.installed
-    if file is None:
-        raise SystemExit(f"{given.model} is not installed")
-    rival: Any = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), gguf_file=file.name, dtype=torch.float32
-    ).eval()
-    rival.generation_config = GenerationConfig()
+    rival = opened(given.model)
     model = load(given.model, dtype="float32", drafter="none", threads=1)
     rows = Rows()
     rows.watch()
@@ -173,6 +190,8 @@ def main() -> None:
     for number, (kind, text) in enumerate(
         by_category(given.prompts, given.of_each, given.characters)
     ):
+        if perf_counter() - begun > given.seconds:
+            break
         read = model.prompt([{"role": "user", "content": text}])
         prompt = [int(token) for token in read.token_ids]
         params = model.params(max_new_tokens=1)
@@ -203,7 +222,9 @@ def main() -> None:
         )
     count = len(whole)
     print("| transformers / Outrider | ratio |\n|---|---|")
-    print(f"| seconds of a search | {shown(whole)} |\n| seconds of a step | {shown(step)} |")
+    print(
+        f"| CPU seconds of a search | {shown(whole)} |\n| CPU seconds of a step | {shown(step)} |"
+    )
     print(f"| rows with a cache for each beam / rows held | {shown(apart)} |")
     print(f"rows held / rows of the prompt and live branches: at most {max(worst):.3f}")
     print(f"{same} of {count} prompts: same texts, scores within {_DIGITS}")

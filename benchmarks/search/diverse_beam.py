@@ -1,11 +1,12 @@
 """Diverse beam search beside beam search with the same number of texts: answers to questions.
 
-    python -m benchmarks.search.diverse_beam smollm2 --paragraphs paragraphs.jsonl.zst --questions 16
+    python -m benchmarks.search.diverse_beam smollm2 --paragraphs paragraphs.jsonl.zst
 
 The shortest paragraphs are asked about, one question each. All searches write `--beams` texts in as
 many rows a step. F1 is that of words with the reference answer: of the first text, and of the best
 one of all texts (oracle). Distinct-n is the share of different n-grams of tokens in all texts of a
 question. Strength 0 switches the idea off: all groups are then equal. Intervals draw questions.
+After `--seconds` of the clock no other question is begun.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from time import perf_counter
 
 from benchmarks.long_inputs.intervals import bootstrap
 
@@ -70,7 +72,9 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=5)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5])
     parser.add_argument("--max-new-tokens", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=480.0)
     given = parser.parse_args()
+    begun = perf_counter()
     model = load(given.model, threads=1)
     shape = f"num_beams={given.beams},num_groups={given.groups}"
     systems = {"beam": f"beam(num_beams={given.beams})"} | {
@@ -80,6 +84,8 @@ def main() -> None:
     records = sorted(read_records(given.paragraphs), key=lambda one: len(one["context"]))
     found: dict[str, list[list[float]]] = {name: [] for name in systems}
     for number, record in enumerate(records[: given.questions]):
+        if perf_counter() - begun > given.seconds:
+            break
         asked = record["qa"][number % len(record["qa"])]
         text = _ASK.format(record["context"], asked["q"])
         for name, search in systems.items():
@@ -90,17 +96,17 @@ def main() -> None:
                 temperature=0.0,
             )
             found[name].append(measured(result, asked["a"]))
-        print(number, {name: [round(x, 2) for x in own[-1]] for name, own in found.items()})
-    print(
-        f"| {given.questions} questions | {' | '.join(MEASURES)} |\n|---|{'--:|' * len(MEASURES)}"
-    )
+        told = {name: [round(value, 2) for value in own[-1]] for name, own in found.items()}
+        print(number, told, flush=True)
+    count = len(found["beam"])
+    print(f"| {count} questions | {' | '.join(MEASURES)} |\n|---|{'--:|' * len(MEASURES)}")
     for name, rows in found.items():
         means = [sum(column) / len(column) for column in zip(*rows, strict=True)]
         print(f"| {name} | {' | '.join(f'{value:.3g}' for value in means)} |")
     for name, rows in list(found.items())[1:]:
         pairs = zip(zip(*rows, strict=True), zip(*found["beam"], strict=True), strict=True)
-        told = [bootstrap([a - b for a, b in zip(x, y, strict=True)]) for x, y in pairs]
-        cells = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in told[:-1]]
+        spans = [bootstrap([a - b for a, b in zip(x, y, strict=True)]) for x, y in pairs]
+        cells = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in spans[:-1]]
         print(f"| {name} over beam | {' | '.join(cells)} | |")
     print(f"load average {os.getloadavg()[0]:.1f}")
 

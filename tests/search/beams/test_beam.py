@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,6 +133,38 @@ def test_one_beam_is_greedy_decoding(early_stopping: bool | str) -> None:
         assert list(found.best.token_ids) == greedy.output
 
 
+def stopping(seed: int, length_penalty: float = 1.0) -> list[SearchResult]:
+    """Results of one search that stops early, by its present length, and never early."""
+    model = TabularModel.random(vocab_size=7, seed=seed)
+    return [
+        searched(
+            BeamSearch(num_beams=3, early_stopping=early, length_penalty=length_penalty),
+            model,
+            PROMPT,
+        )
+        for early in (True, False, "never")
+    ]
+
+
+def test_never_goes_on_until_no_longer_text_could_be_better() -> None:
+    for seed in (9, 33):
+        early, present, never = stopping(seed)
+        assert early.forwards < present.forwards <= never.forwards
+        assert early.best.score <= present.best.score <= never.best.score
+        assert early.best.score < never.best.score
+    _, present, never = stopping(33)
+    assert present.best.score < never.best.score
+    _, present, never = stopping(3)
+    assert present.forwards == 4 and never.forwards == 12
+
+
+def test_never_is_the_present_length_where_longer_texts_score_less() -> None:
+    for seed in (1, 3, 16):
+        _, present, never = stopping(seed, length_penalty=0.0)
+        assert never == replace(present, seconds=never.seconds)
+        assert never.forwards < 12
+
+
 def test_one_forward_a_step() -> None:
     found = searched(BeamSearch(num_beams=3), MODEL, PROMPT, max_new_tokens=9, ignore_eos=True)
     assert found.forwards == 9  # the tokens of the last step are not read
@@ -234,6 +267,7 @@ def test_a_limit_returns_what_runs_on() -> None:
 
 def test_the_prompt_and_common_beginnings_are_stored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
+    needed: list[int] = []
     keep = TokenTree.keep
 
     def watched(tree: TokenTree, leaves: Any) -> None:
@@ -244,14 +278,15 @@ def test_the_prompt_and_common_beginnings_are_stored_once(monkeypatch: pytest.Mo
                 live.add(leaf.row)
                 leaf = leaf.parent
         text = len(tree.cache.text)
-        shares.append((text + len(tree._nodes)) / (text + len(live)))
+        needed.append(text + len(live))
+        shares.append((text + len(tree._nodes)) / needed[-1])
 
     monkeypatch.setattr(TokenTree, "keep", watched)
     prompt = (1, 2, 3, 4) * 20
     search = BeamSearch(num_beams=5)
     found = searched(search, MODEL, prompt, max_new_tokens=120, ignore_eos=True)
     assert len(shares) == 119 and max(shares) <= 1.2
-    assert found.cache_rows < 1.2 * (len(prompt) + 5 * 120)
+    assert found.cache_rows <= 1.2 * max(needed)
 
 
 @pytest.mark.parametrize(
