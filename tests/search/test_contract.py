@@ -6,13 +6,15 @@ from outrider.search import Search
 from outrider.strategy.catalogue import names, record
 from outrider.testing.searches import check_search
 
-SCORED: set[str] = {"a-star", "pg-td"}
+SCORED: set[str] = {"a-star", "deal", "pg-td", "transfer-q"}
 """Strategies that need a scorer."""
 OPTIONS: dict[str, dict[str, int | str]] = {
     "superposed": {"drafts": 1},  # more need embeddings: tests/search/steps/test_superposed.py
     "exact-extract": {"newline": False},  # the tokenizer knows letters only
     "a-star": {"delimiter": "c", "step_tokens": 3, "nodes": 12},
     "pg-td": {"rollouts": 6},
+    "deal": {"num_beams": 2, "lookahead": 3},
+    "transfer-q": {"branches": 3, "lookahead": 3},
 }
 """Options with which they search in a few tokens, where the defaults are larger."""
 OTHER: set[str] = {"cfic", "icn"}

@@ -161,10 +161,14 @@ class Task:
                 "this strategy needs a scorer",
                 hint="Give scorer=..., a function of a text that returns a number",
             )
+        return self.judged_by(self.scorer, texts)
+
+    def judged_by(self, scorer: Scorer, texts: Sequence[Sequence[int]]) -> list[float]:
+        """Judge texts with a scorer of the strategy's own; see `score`."""
         self.need_codec("a scorer")
         self.account.check()
         self.account.judge(len(texts))
-        return checked_scores(self.scorer, self.prompt_text, [self.text(one) for one in texts])
+        return checked_scores(scorer, self.prompt_text, [self.text(one) for one in texts])
 
     def candidate(
         self,

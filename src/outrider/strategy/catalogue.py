@@ -103,6 +103,7 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 
 SEARCHES = (
     "search.beams.beam",
+    "search.beams.deal",
     "search.beams.diverse_beam",
     "search.samples.best_of_n",
     "search.samples.first_finish",
@@ -113,6 +114,8 @@ SEARCHES = (
     "search.spans.exact_extract",
     "search.trees.a_star",
     "search.trees.pg_td",
+    "search.steps.ada_dec",
+    "search.steps.transfer_q",
 )
 """Modules of search strategies, which write several texts or branches."""
 
