@@ -10,8 +10,9 @@ SCORED: set[str] = set()
 """Strategies that need a scorer."""
 OPTIONS: dict[str, dict[str, int]] = {}
 """Options with which they search in a few tokens, where the defaults are larger."""
-OTHER: set[str] = set()
-"""Strategies whose prompts have a form of their own; their tests check the contract."""
+OTHER: set[str] = {"contrastive"}
+"""Strategies whose prompts have a form of their own, or that need another model; their tests check
+the contract."""
 
 
 @pytest.mark.parametrize("name", [name for name in names("search") if name not in OTHER])

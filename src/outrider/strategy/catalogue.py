@@ -104,6 +104,7 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 SEARCHES = (
     "search.beams.beam",
     "search.samples.best_of_n",
+    "search.steps.contrastive",
     "search.steps.momentum",
 )
 """Modules of search strategies, which write several texts or branches."""

@@ -105,8 +105,18 @@ def searched(
     return run_search(search, task(model, prompt, **given), "test")
 
 
-def check_search(make: Callable[[], Search], *, scored: bool = False) -> None:
-    """Check a strategy on models with seven tokens.
+def tabular(seed: int) -> LanguageModel:
+    """Return a model with seven tokens."""
+    return tabular_family(seed=seed).target
+
+
+def check_search(
+    make: Callable[[], Search],
+    *,
+    scored: bool = False,
+    model_of: Callable[[int], LanguageModel] = tabular,
+) -> None:
+    """Check a strategy on three models, with seven tokens unless others are given.
 
     Texts keep the limits and end where the model ends them; candidates are ordered; the same seed
     gives the same result; drafts change nothing; a limit, a cancellation and a scorer that fails
@@ -115,12 +125,13 @@ def check_search(make: Callable[[], Search], *, scored: bool = False) -> None:
     Args:
         make: builds the strategy.
         scored: whether it needs a scorer.
+        model_of: the models, by a number; each has at most as many tokens as letters.
 
     Raises:
         ConformanceError: the first violated point, in one line.
     """
     for seed in range(3):
-        model = tabular_family(seed=seed).target
+        model = model_of(seed)
         prompt = (1, 2, 3, 1, 2, 3)
         given: dict[str, Any] = {"scorer": Counted()} if scored else {}
         first = searched(make(), model, prompt, **given)
