@@ -106,6 +106,7 @@ SEARCHES = (
     "search.samples.best_of_n",
     "search.steps.contrastive",
     "search.steps.momentum",
+    "search.steps.cntp",
 )
 """Modules of search strategies, which write several texts or branches."""
 

@@ -59,7 +59,7 @@ class Contrastive(Search):
             states = _states(tree)
             scores = (1 - self.alpha) * logprobs.exp() - self.alpha * seen.similarity(states)
             best = int(scores.argmax())
-            text.add(int(tokens[best]), float(logprobs[best]))
+            text.add([int(tokens[best])], float(logprobs[best]))
             seen.add(states[best])
             node, logits = nodes[best], rows[best]
             tree.keep([node])

@@ -1,5 +1,6 @@
 """One text that grows token by token, as the result of a search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from outrider.core.values import JsonValue
@@ -21,9 +22,9 @@ class Written:
     tokens: list[int] = field(default_factory=list[int])
     logprob: float = 0.0
 
-    def add(self, token: int, logprob: float) -> None:
-        """Append a token with its log-probability under the model."""
-        self.tokens.append(int(token))
+    def add(self, tokens: Sequence[int], logprob: float) -> None:
+        """Append tokens, with the sum of their log-probabilities under the model."""
+        self.tokens += tokens
         self.logprob += logprob
 
     @property

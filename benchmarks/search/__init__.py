@@ -1,0 +1,1 @@
+"""Search and sampling strategies beside baselines with an equal budget, on small models."""
