@@ -147,6 +147,7 @@ def test_tables_and_names() -> None:
     assert Momentum(alpha=0.5, table=(0, 3, -1)).costs == (0.0, 1.5, math.inf)
     assert Momentum(alpha=0.5).costs == (0.5, 1.0, 1.5, 2.0, 2.5)
     assert Momentum(alpha=1.0, resistance="blocking").costs == (0.0, 0.0, 0.0, 5.0, math.inf)
+    assert Momentum(alpha=0.0, resistance="blocking").costs == (0.0,) * 5
     for costs in RESISTANCES.values():
         assert len(costs) == 5 and list(costs) == sorted(costs)
 

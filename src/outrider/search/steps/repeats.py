@@ -34,7 +34,7 @@ class Repeats:
         """Return the largest length of a run that ends with `token` after the text and that the
         text holds already; 0 if it does not hold the token."""
         length = 0
-        while length < min(self.most, len(self._text) + 1):
+        while length < min(self.most, len(self._text)):
             if (*self._end(length), token) not in self._runs[length]:
                 break
             length += 1
