@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.search.intervals import difference, shown
 from rich.progress import track
@@ -62,7 +63,7 @@ def answers(
 ) -> dict[str, Answered]:
     """Return the answers of all systems to one question."""
 
-    def found(search: str, **options: float | int) -> SearchResult:
+    def found(search: str, **options: Any) -> SearchResult:
         return generator.search(
             search,
             [{"role": "user", "content": f"{question}\n{ASKED}"}],
@@ -71,7 +72,7 @@ def answers(
             **options,
         )
 
-    warps = {"temperature": temperature, "top_p": 0.9}
+    warps: dict[str, Any] = {"temperature": temperature, "top_p": 0.9}
     own = found("cntp", **warps)
     one = found("best-of-n(samples=1)", **warps)
     samples = max(round(own.tokens / one.tokens), 1)

@@ -116,7 +116,8 @@ def main() -> None:
     }
     found: dict[str, list[Written]] = {name: [] for name in SYSTEMS}
     names = list(SYSTEMS)
-    written(generators["none"], "", "Once", 8), written(generators["auto"], "momentum", "Once", 8)
+    for drafter, search in (("none", ""), ("auto", "momentum")):
+        written(generators[drafter], search, "Once", 8)
     for number, prompt in enumerate(track(prompts(given.texts, given.prompts, given.words))):
         first = number % len(names)
         for name in names[first:] + names[:first]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,10 +30,10 @@ MODEL = TabularModel.random(vocab_size=9, seed=3)
 PROMPT = (1, 2, 3)
 MARKS = LETTERS[1:3]
 """The tokens 1 and 2 stand for punctuation marks."""
-WARPS = {"temperature": 1.2, "top_p": 0.9}
+WARPS: dict[str, Any] = {"temperature": 1.2, "top_p": 0.9}
 
 
-def sampled(seed: int, count: int, **options: float) -> tuple[int, ...]:
+def sampled(seed: int, count: int, **options: Any) -> tuple[int, ...]:
     """What `generate` samples."""
     own = generation(PROMPT, end_ids=(END,), seed=seed, max_new_tokens=count, **options)
     finish(stage(MODEL, NoDrafter()), [own])
@@ -70,7 +71,7 @@ def directly(search: Cautious, own: Task, count: int) -> tuple[list[int], int]:
 @pytest.mark.parametrize("search", [Cautious(trials=1), Cautious(low=math.inf)])
 @pytest.mark.parametrize("warps", [WARPS, {"temperature": 0.8, "top_p": 1.0}, {"temperature": 0.0}])
 def test_one_trial_or_no_uncertainty_is_sampling_seed_for_seed(
-    search: Cautious, warps: dict[str, float]
+    search: Cautious, warps: dict[str, Any]
 ) -> None:
     for seed in range(6):
         found = searched(search, MODEL, PROMPT, seed=seed, max_new_tokens=20, **warps)
@@ -91,14 +92,14 @@ def test_the_number_of_trials_grows_with_the_entropy_from_one_to_the_most() -> N
 def test_the_text_is_that_of_the_formulas(span: int) -> None:
     search = Cautious(trials=6, span=span, punctuation=MARKS)
     for seed in range(6):
-        given = {"seed": seed, "max_new_tokens": 25, **WARPS}
+        given: dict[str, Any] = {"seed": seed, "max_new_tokens": 25, **WARPS}
         text, trials = directly(search, task(MODEL, PROMPT, **given), 25)
         found = searched(search, MODEL, PROMPT, **given)
         assert list(found.best.token_ids) == text
         assert found.best.about["trials"] == trials
 
 
-def written(count: int, most: int, **sampling: float) -> tuple[Task, list[Trial]]:
+def written(count: int, most: int, **sampling: Any) -> tuple[Task, list[Trial]]:
     """Trials after the prompt."""
     own = task(MODEL, PROMPT, **{**WARPS, **sampling})
     tree = own.tree()
@@ -228,7 +229,7 @@ def test_the_score_is_the_mean_log_probability_of_the_model() -> None:
 
 def test_a_limit_keeps_the_beginning_of_the_text() -> None:
     search = Cautious(punctuation=MARKS)
-    given = {"max_new_tokens": 40, "ignore_eos": True}
+    given: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True}
     whole = searched(search, MODEL, PROMPT, **given)
     limits = Limits(tokens=whole.tokens // 2)
     cut = searched(search, MODEL, PROMPT, limits=limits, **given)

@@ -24,7 +24,7 @@ class Repeats:
         common = len(self._text)
         if text[:common] != self._text:
             pairs = enumerate(zip(text, self._text, strict=False))
-            common = next((i for i, (a, b) in pairs if a != b), min(len(text), common))
+            common = next((i for i, (a, b) in pairs if a != b), len(text))
         while len(self._text) > common:
             self._remove()
         for token in text[common:]:
