@@ -6,7 +6,8 @@ Problems are `{"question", "answer"}` records with one number as the answer; the
 text is its answer. For each problem, `cntp` writes one text, and then as many samples are drawn at
 the same temperature as its computed tokens pay for. They give three baselines: the first sample
 (`cntp` with one trial, the idea switched off), the most frequent answer, and the answer of the
-sample with the largest mean log-probability. Intervals draw problems.
+sample with the largest mean log-probability. Intervals draw problems. Ctrl-C prints the table of the
+problems that are done.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,27 +111,29 @@ def main() -> None:
     picked = [records[i * len(records) // given.number] for i in range(given.number)]
     found: dict[str, list[Answered]] = {name: [] for name in SYSTEMS}
     right: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-    for seed, record in enumerate(track(picked)):
-        gold = float(record["answer"])
-        own = answers(generator, record["question"], given.tokens, seed, given.temperature)
-        for name, one in own.items():
-            found[name].append(one)
-            right[name].append(float(one.answer == gold))
+    with suppress(KeyboardInterrupt):
+        for seed, record in enumerate(track(picked)):
+            gold = float(record["answer"])
+            own = answers(generator, record["question"], given.tokens, seed, given.temperature)
+            for name, one in own.items():
+                found[name].append(one)
+                right[name].append(float(one.answer == gold))
+    done = len(found["cntp"])
     print(
         "| | right | cntp, less this | computed tokens | mean log p | cntp, less this |"
         "\n|---|--:|---|--:|--:|---|"
     )
     ours = [one.logprob for one in found["cntp"]]
     for name in SYSTEMS:
-        tokens = sum(one.tokens for one in found[name]) / given.number
+        tokens = sum(one.tokens for one in found[name]) / done
         scores = [one.logprob for one in found[name]]
         of_text = f"{sum(scores) / len(scores):.2f} | {shown(difference(ours, scores), 2)}"
         print(
-            f"| {name} | {sum(right[name]):.0f} of {given.number} |"
+            f"| {name} | {sum(right[name]):.0f} of {done} |"
             f" {shown(difference(right['cntp'], right[name]), 2)} | {tokens:.0f} |"
             f" {of_text if name != 'majority' else ' | '} |"
         )
-    trials = sum(one.trials for one in found["cntp"]) / given.number
+    trials = sum(one.trials for one in found["cntp"]) / done
     print(f"{trials:.0f} trials a text; load average {os.getloadavg()[0]:.1f}")
 
 

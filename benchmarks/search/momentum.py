@@ -6,12 +6,14 @@ Each text continues the first words of a passage of a book (`{"text"}` records) 
 of tokens. All systems continue a prompt in turn, in another order each time. `share of n` is the
 share of tokens inside n-grams that occur more than once in a continuation; `diversity` is that of
 the paper, the product of the shares of different 2-, 3- and 4-grams. Times are processor seconds of
-the process, which runs in one thread. Intervals draw prompts.
+the process, which runs in one thread. Intervals draw prompts. Ctrl-C prints the table of the prompts
+that are done.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,7 +32,6 @@ SYSTEMS = {
     "momentum": ("none", "momentum"),
     "momentum, drafted": ("auto", "momentum"),
     "momentum, resistance `blocking`": ("none", "momentum(resistance=blocking)"),
-    "contrastive, k 4": ("none", "contrastive"),
     "contrastive, k 5": ("none", "contrastive(top_k=5)"),
 }
 GREEDY, COSTLY = "greedy, by `generate`", "contrastive, k 5"
@@ -118,12 +119,15 @@ def main() -> None:
     names = list(SYSTEMS)
     for drafter, search in (("none", ""), ("auto", "momentum")):
         written(generators[drafter], search, "Once", 8)
-    for number, prompt in enumerate(track(prompts(given.texts, given.prompts, given.words))):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            drafter, search = SYSTEMS[name]
-            text = written(generators[drafter], search, prompt, given.tokens)
-            found[name].append(text)
+    with suppress(KeyboardInterrupt):
+        for number, prompt in enumerate(track(prompts(given.texts, given.prompts, given.words))):
+            first = number % len(names)
+            own: dict[str, Written] = {}
+            for name in names[first:] + names[:first]:
+                drafter, search = SYSTEMS[name]
+                own[name] = written(generators[drafter], search, prompt, given.tokens)
+            for name, text in own.items():
+                found[name].append(text)
     same = all(
         a.tokens == b.tokens
         for a, b in zip(found["momentum"], found["momentum, drafted"], strict=True)
@@ -138,7 +142,7 @@ def main() -> None:
     for name in SYSTEMS:
         print(row(name, found))
     print(
-        f"{given.prompts} prompts of {given.words} words, {given.tokens} tokens; drafts change"
+        f"{len(found[GREEDY])} prompts of {given.words} words, {given.tokens} tokens; drafts change"
         f" {'no' if same else 'a'} text; alpha 0 {'equals' if plain else 'differs from'} greedy;"
         f" load average {os.getloadavg()[0]:.1f}"
     )
