@@ -6,8 +6,8 @@ Problems are `{"question", "answer"}` records with one number as the answer; the
 text is its answer. For each problem, `cntp` writes one text, and then as many samples are drawn at
 the same temperature as its computed tokens pay for. They give three baselines: the first sample
 (`cntp` with one trial, the idea switched off), the most frequent answer, and the answer of the
-sample with the largest mean log-probability. Intervals draw problems. Ctrl-C prints the table of the
-problems that are done.
+sample with the largest mean log-probability. Intervals draw problems. Ctrl-C prints the table of
+what is done.
 """
 
 import argparse

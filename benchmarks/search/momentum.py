@@ -6,8 +6,8 @@ Each text continues the first words of a passage of a book (`{"text"}` records) 
 of tokens. All systems continue a prompt in turn, in another order each time. `share of n` is the
 share of tokens inside n-grams that occur more than once in a continuation; `diversity` is that of
 the paper, the product of the shares of different 2-, 3- and 4-grams. Times are processor seconds of
-the process, which runs in one thread. Intervals draw prompts. Ctrl-C prints the table of the prompts
-that are done.
+the process, which runs in one thread. Intervals draw prompts. Ctrl-C prints the table of what is
+done.
 """
 
 import argparse
