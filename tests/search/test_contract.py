@@ -17,8 +17,9 @@ OPTIONS: dict[str, dict[str, int | str]] = {
     "transfer-q": {"branches": 3, "lookahead": 3},
 }
 """Options with which they search in a few tokens, where the defaults are larger."""
-OTHER: set[str] = {"cfic", "icn"}
-"""Strategies whose prompts have a form of their own; their tests check the contract."""
+OTHER: set[str] = {"cfic", "contrastive", "icn"}
+"""Strategies whose prompts have a form of their own, or that need another model; their tests check
+the contract."""
 
 
 @pytest.mark.parametrize("name", [name for name in names("search") if name not in OTHER])

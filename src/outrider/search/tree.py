@@ -57,12 +57,15 @@ class TokenTree:
         cache: its cache for the text; it must hold no speculative rows.
         account: counts forwards and rows.
         root: the text itself.
+        states: hidden states of the rows of the newest forward, where the cache is watched
+            (`protocols.HiddenStates.watch`).
     """
 
     model: LanguageModel
     cache: Cache
     account: Account
     root: Node = field(default_factory=Node)
+    states: Float[Tensor, "layers rows hidden"] | None = None
     _nodes: list[Node] = field(default_factory=list[Node])
 
     def first(self) -> Float[Tensor, " vocab"]:
@@ -153,4 +156,5 @@ class TokenTree:
         unread = 0 if self.cache.fed else len(self.cache.pending)
         [rows] = self.model.forward([segment], [as_ids(want)])
         self.account.forward(len(segment.tokens) + unread)
+        self.states = rows.states
         return rows.logits

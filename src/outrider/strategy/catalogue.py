@@ -103,19 +103,22 @@ CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 
 SEARCHES = (
     "search.beams.beam",
-    "search.beams.deal",
     "search.beams.diverse_beam",
+    "search.beams.deal",
     "search.samples.best_of_n",
+    "search.samples.majority",
     "search.samples.first_finish",
     "search.samples.icn",
-    "search.samples.majority",
-    "search.spans.cfic",
-    "search.steps.superposed",
-    "search.spans.exact_extract",
-    "search.trees.a_star",
-    "search.trees.pg_td",
+    "search.steps.contrastive",
+    "search.steps.momentum",
+    "search.steps.cntp",
     "search.steps.ada_dec",
     "search.steps.transfer_q",
+    "search.steps.superposed",
+    "search.trees.a_star",
+    "search.trees.pg_td",
+    "search.spans.exact_extract",
+    "search.spans.cfic",
 )
 """Modules of search strategies, which write several texts or branches."""
 
