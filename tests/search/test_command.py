@@ -47,6 +47,9 @@ def test_what_was_found_before_a_limit_is_printed(capsys: pytest.CaptureFixture[
         (["--search", "beam", "--choice", "a", "--choice", "b"], "a grammar of the text"),
         (["--search", "beam", "--particles", "2"], ""),
         (["--search", "best-of-n", "--scorer", "luck"], "the scorer is 'luck'"),
+        (["--search", "best-of-n", "--scorer", "tests:/nowhere"], "cannot be read"),
+        (["--search", "beam", "--stop", "a"], "beam does not end texts at stop"),
+        (["--allow-code-execution"], "--allow-code-execution is given without --search"),
     ],
 )
 def test_wrong_options_are_one_line(

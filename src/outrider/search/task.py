@@ -30,9 +30,11 @@ class Search(ABC):
     Attributes:
         sampling: options of `SamplingParams` where the user gives none, such as the temperature of
             a strategy that compares several samples.
+        reads_stops: whether it ends texts at stop strings. Where it does not, they are refused.
     """
 
     sampling: ClassVar[Mapping[str, JsonValue]] = {}
+    reads_stops: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, task: "Task") -> Sequence[Candidate]:

@@ -5,7 +5,7 @@ import pytest
 from outrider.core.errors import OptionError
 from outrider.search.samples.answers import ANSWERS, extract_of
 
-pytestmark = pytest.mark.method("majority", "first-finish")
+pytestmark = [pytest.mark.method("majority"), pytest.mark.method("first-finish")]
 
 
 @pytest.mark.parametrize(

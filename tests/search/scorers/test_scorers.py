@@ -11,6 +11,7 @@ from outrider.search.samples.best_of_n import BestOfN
 from outrider.search.scorers.classifier import Classifier
 from outrider.search.scorers.named import make_scorer
 from outrider.search.scorers.rules import Keywords, Length
+from outrider.search.scorers.sandbox import trouble
 from outrider.search.scorers.scorer import ScorerError, checked_scores
 from outrider.testing.rigs import tabular_family
 from outrider.testing.searches import searched
@@ -48,6 +49,17 @@ def test_wrong_names_are_one_line(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message) as caught:
         make_scorer(text)
     assert "\n" not in str(caught.value)
+
+
+def test_programs_run_only_with_permission(tmp_path: Path) -> None:
+    file = tmp_path / "tests.txt"
+    file.write_text("assert f() == 1\n\nassert f() > 0\n")
+    with pytest.raises(OptionError, match="without permission"):
+        make_scorer(f"tests:{file}")
+    if trouble():
+        pytest.skip("no sandbox on this machine")
+    scorer = make_scorer(f"tests:{file}", allow_code_execution=True)
+    assert scorer.score("", ["def f():\n    return 1", "def f():\n    return 2"]) == [1.0, 0.5]
 
 
 def test_files_with_errors_are_one_line(tmp_path: Path) -> None:

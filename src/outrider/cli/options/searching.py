@@ -36,9 +36,19 @@ class Searching:
             metavar="NAME",
             help="What judges texts: keywords:sea,wind (share of the words that occur), length:40 "
             "(words), classifier:FOLDER (a reward model of transformers; #LABEL after it for one "
-            "with several labels), or FILE.py:FUNCTION, a function of a text, whose file is run.",
+            "with several labels), FILE.py:FUNCTION, a function of a text, whose file is run, or "
+            "tests:FILE, lines of statements that a program in the text must pass.",
         ),
     ] = None
+    allow_code_execution: Annotated[
+        bool,
+        option(
+            "--allow-code-execution",
+            panel=PANEL,
+            help="Run programs that the model writes, for tests:FILE: in a sandbox of bubblewrap "
+            "without network and files, with limits on time, memory and processes.",
+        ),
+    ] = False
     budget: Annotated[
         int | None,
         option(
@@ -55,8 +65,12 @@ class Searching:
         """The option that is given without --search; None if there is none."""
         if self.search is not None:
             return None
-        given = {"--scorer": self.scorer, "--budget": self.budget}
-        return next((name for name, value in given.items() if value is not None), None)
+        given = {
+            "--scorer": self.scorer is not None,
+            "--budget": self.budget is not None,
+            "--allow-code-execution": self.allow_code_execution,
+        }
+        return next((name for name, is_given in given.items() if is_given), None)
 
     def make_scorer(self) -> "Scorer | None":
         """Return the scorer. Raises `OptionError` if its name is invalid."""
@@ -64,7 +78,7 @@ class Searching:
             return None
         from outrider.search.scorers.named import make_scorer
 
-        return make_scorer(self.scorer)
+        return make_scorer(self.scorer, allow_code_execution=self.allow_code_execution)
 
 
 def check_search(

@@ -85,6 +85,12 @@ class Searching(Protocol):
 
         made, name, sampling = chosen(strategy, options)
         params = self.defaults.params(sampling)
+        for option in ("stop", "stopping_criteria"):
+            if sampling.get(option) and not (made.reads_stops and option == "stop"):
+                raise OptionError(
+                    f"{name} does not end texts at {option}",
+                    hint="Give stop_token_ids, or leave it out",
+                )
         if params.constraint is not None or params.checker is not None:
             raise OptionError(
                 "a search does not follow a constraint", hint="Use generate, or leave it out"

@@ -6,19 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from outrider.core.errors import OptionError, in_short
+from outrider.search.scorers.programs import ProgramScorer
 from outrider.search.scorers.rules import Keywords, Length
 from outrider.search.scorers.scorer import FunctionScorer, Scorer
 
-FORMS = ("keywords:WORD,WORD", "length:WORDS", "classifier:FOLDER[#LABEL]", "FILE.py:FUNCTION")
+FORMS = (
+    "keywords:WORD,WORD",
+    "length:WORDS",
+    "classifier:FOLDER[#LABEL]",
+    "tests:FILE",
+    "FILE.py:FUNCTION",
+)
 """What `make_scorer` reads."""
 
 
-def make_scorer(text: str) -> Scorer:
+def make_scorer(text: str, *, allow_code_execution: bool = False) -> Scorer:
     """Make the scorer of a name.
 
     Args:
         text: `keywords:sea,wind`, `length:40`, `classifier:FOLDER`, `classifier:FOLDER#LABEL` or
-            `FILE.py:FUNCTION`, a function of a text that returns a number.
+            `FILE.py:FUNCTION`, a function of a text that returns a number; `tests:FILE`, whose
+            lines are statements that a program in the text must pass.
+        allow_code_execution: whether programs that the model writes may be run, in a sandbox.
 
     Raises:
         OptionError: the name is of no known form, or its value is invalid.
@@ -36,10 +45,26 @@ def make_scorer(text: str) -> Scorer:
 
         folder, _, label = value.partition("#")
         return Classifier.load(folder, label or None)
+    if found and kind == "tests":
+        return ProgramScorer(
+            _tests(Path(value).expanduser()), allow_code_execution=allow_code_execution
+        )
     file, found, function = text.rpartition(":")
     if found and file.endswith(".py"):
         return FunctionScorer(_function(Path(file).expanduser(), function), title=text)
     raise OptionError(f"the scorer is {text!r:.60}", hint=f"Give {', '.join(FORMS)}")
+
+
+def _tests(file: Path) -> tuple[str, ...]:
+    """Return the statements of a file: its lines that are not empty."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise OptionError(
+            f"the tests {file} cannot be read: {in_short(error)}",
+            hint="Give a text file with a statement on each line: assert add(1, 2) == 3",
+        ) from None
+    return tuple(line for line in lines if line.strip())
 
 
 def _function(file: Path, name: str) -> Callable[[str], float]:

@@ -7,6 +7,7 @@ Castel et al., "How Optimal is Greedy Decoding for Extractive Question Answering
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -81,6 +82,8 @@ class ExactExtract(Search):
     rows: int = 16
     newline: bool = True
     by_length: bool = False
+
+    reads_stops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
