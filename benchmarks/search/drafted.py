@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--scorer-words", default="the,and,of")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--profile", default="none", help="of `outrider tune`")
     given = parser.parse_args()
     arms = {
         "undrafted": load(given.model, threads=given.threads, mode="none"),
-        "drafted": load(given.model, threads=given.threads),
+        "drafted": load(given.model, threads=given.threads, profile=given.profile),
     }
     words = given.scorer_words.split(",")
 
@@ -57,7 +58,10 @@ def main() -> None:
             ratios.append(plain.seconds / drafted.seconds)
             texts = [[one.token_ids for one in r.candidates] for r in (plain, drafted)]
             differ += texts[0] != texts[1]
-        print(f"| `{strategy}` | {Ratio.of(ratios)} | {len(ratios)} | {differ} |", flush=True)
+        ratio = Ratio.of(ratios)
+        assert ratio is not None
+        shown = f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        print(f"| `{strategy}` | {shown} | {len(ratios)} | {differ} |", flush=True)
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 
