@@ -18,7 +18,7 @@ from outrider.search.account import Account
 
 SPARE = 0.2
 """Share of dead rows from which they are dropped."""
-_LEAST = 16
+_LEAST = 4
 
 
 @dataclass(slots=True, eq=False)
