@@ -25,7 +25,8 @@ SERVER = "\n".join(
 )
 BODIES = (ChatBody, CompletionBody, ResponsesBody)
 OTHERS = {"--no-deps", "--no-buffer", "--time", "--rm", "--cpu-list", "--help"}
-"""Options of other programs, and of all commands."""
+OTHERS |= {"--concurrency", "--search", "--json"}
+"""Options of other programs and of other commands, and of all commands."""
 
 
 def section(heading: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import uvicorn
 
 from outrider.engine.generator import Generator
-from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.searches import SearchingEngine
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.app import create_app
@@ -85,7 +84,7 @@ class Running:
 
     port: int
     context: Context
-    engine: Engine
+    engine: SearchingEngine
     key: str = ""
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -154,9 +153,9 @@ def running(
 ) -> Iterator[Running]:
     """Context manager: a server for `generator` under the name `tiny`."""
     settings = settings or ServerSettings(model_names=("tiny",))
-    engines: list[Engine] = []
+    engines: list[SearchingEngine] = []
 
-    def make(client: Any) -> Engine:
+    def make(client: Any) -> SearchingEngine:
         engines.append(
             SearchingEngine(generator, engine_settings, publish=client.publish, costs=COSTS)
         )

@@ -9,9 +9,11 @@ import pytest
 
 from outrider.cli.app import main
 from outrider.engine.generator import Generator
+from outrider.engine.serving.searches import SearchJob, SearchNotRunError
 from outrider.search import FunctionScorer
 from outrider.server.searches.settings import SearchSettings
 from outrider.server.settings import ServerSettings
+from tests.engine.serving.setups import until
 from tests.server.setups import CHAT, Running, running
 
 SEARCH = "/v1/search"
@@ -141,3 +143,38 @@ def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in wrong.items():
         assert main(["serve", "--target", "tiny", *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_search_that_nobody_waits_for_keeps_no_place(searched: Running) -> None:
+    long = BEAM | {"search": "beam(num_beams=16)", "max_tokens": 400}
+    sockets = [searched.opened(long, SEARCH) for _ in range(8)]
+    assert until(lambda: searched.engine.searches == 8)
+    assert searched.post(SEARCH, BEAM | {"max_tokens": 4}).status == 429
+    for one in sockets:
+        one.close()
+    assert until(lambda: searched.engine.searches == 0)
+    begun = time.perf_counter()
+    assert searched.post(SEARCH, BEAM | {"max_tokens": 4}).status == 200
+    assert time.perf_counter() - begun < 20.0
+
+
+@pytest.mark.parametrize(
+    "strategy", ["a(" * 400, "momentum(table=(1,99999))", "best-of-n(samples=1000)"]
+)
+def test_what_would_take_the_machine_is_refused(searched: Running, strategy: str) -> None:
+    answer = searched.post(SEARCH, BEAM | {"search": strategy, "prompt": "word " * 120})
+    assert answer.status in (400, 422), answer.body
+    assert "\n" not in answer.json["error"]["message"]
+
+
+def test_a_cancelled_answer_does_not_end_the_engine(searched: Running) -> None:
+    """As when the server closes while a search runs."""
+    job = SearchJob(run=lambda ends: 1 / 0, begin_by=time.perf_counter() + 60)  # type: ignore[arg-type]
+    job.result.cancel()
+    searched.engine.search(job)
+    assert until(lambda: searched.engine.searches == 0)
+    late = SearchJob(run=lambda ends: 1 / 0, begin_by=0.0)  # type: ignore[arg-type]
+    searched.engine.search(late)
+    with pytest.raises(SearchNotRunError, match="waited too long"):
+        late.result.result(20)
+    assert searched.post(SEARCH, BEAM | {"max_tokens": 4}).status == 200

@@ -64,13 +64,17 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+_DEEPEST = 32
+"""Expressions inside each other, at most."""
+
+
 class _Reader:
     """A recursive-descent parser that reads one expression from left to right."""
 
     def __init__(self, text: str, what: str) -> None:
         self.text, self.what = text, what
         self.tokens = self._tokens()
-        self.place = 0
+        self.place = self.depth = 0
 
     def _tokens(self) -> list[str]:
         found: list[str] = []
@@ -90,6 +94,9 @@ class _Reader:
         if self._next() != "(":
             return Expression(name)
         self._take("(")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self._error("there are too many parentheses")
         inner: list[Expression] = []
         options: dict[str, Value] = {}
         while self._next() != ")":
@@ -98,6 +105,7 @@ class _Reader:
                 break
             self._take(",")
         self._close()
+        self.depth -= 1
         return Expression(name, tuple(inner), options)
 
     def _argument(self, inner: list[Expression], options: dict[str, Value]) -> None:

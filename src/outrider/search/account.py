@@ -10,6 +10,7 @@ from outrider.core.errors import OutriderError
 _RANGES = {
     "tokens": Range(1, whole=True, optional=True, hint="Give at least 1 token"),
     "seconds": Range(0.0, above=True, optional=True, hint="Give a time above 0"),
+    "rows": Range(1, whole=True, optional=True, hint="Give at least 1 row"),
     "scorer_calls": Range(1, whole=True, optional=True, hint="Give at least 1 call"),
 }
 
@@ -26,6 +27,7 @@ class Limits:
         tokens: rows that the model computes after the prompt.
         seconds: wall-clock time.
         scorer_calls: texts that the scorer judges.
+        rows: rows of caches at once, those of the prompt included.
 
     Raises:
         OptionError: a limit is not positive.
@@ -34,6 +36,7 @@ class Limits:
     tokens: int | None = None
     seconds: float | None = None
     scorer_calls: int | None = None
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
@@ -80,6 +83,13 @@ class Account:
         """Count a forward over so many rows."""
         self.forwards += 1
         self.tokens += rows
+
+    def hold(self, rows: int) -> None:
+        """Note how many rows caches have. Raises `SearchStoppedError` if they are too many."""
+        most = self.limits.rows
+        if most is not None and rows > most:
+            raise SearchStoppedError(f"the limit of {most} rows of caches is reached")
+        self.most_rows = max(self.most_rows, rows)
 
     def judge(self, texts: int) -> None:
         """Count texts before they are judged. Raises `SearchStoppedError` if they are too many."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 from outrider.core.values import JsonValue
 
@@ -28,12 +29,12 @@ class Candidate:
     about: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return plain data for JSON."""
+        """Return plain data for JSON, which has no infinite numbers."""
         return {
             "text": self.text,
             "token_ids": list(self.token_ids),
-            "score": self.score,
-            "logprob": self.logprob,
+            "score": _finite(self.score),
+            "logprob": _finite(self.logprob),
             "finish_reason": self.finish_reason,
             "about": dict(self.about),
         }
@@ -89,3 +90,7 @@ class SearchResult:
             "seconds": self.seconds,
             "seed": self.seed,
         }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None

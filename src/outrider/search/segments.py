@@ -114,6 +114,7 @@ class Passages:
             LogitsError: the logits of the target cannot be used.
         """
         limits = [most] * len(branches) if isinstance(most, int) else list(most)
+        self.account.hold(sum(len(branch.cache.text) for branch in branches))
         session = Session(self.stage, self.guard)
         runs = [
             self._begin(session, branch, sample, limit, greedy, top)
@@ -132,7 +133,7 @@ class Passages:
             self.account.check()
             self._step(session)
             rows = sum(len(run.request.prompt) + len(run.output) for run in runs)
-            self.account.most_rows = max(self.account.most_rows, rows)
+            self.account.hold(rows)
             for i in sorted(waiting):
                 passage = self._ended(runs[i], branches[i], until)
                 if passage is not None:

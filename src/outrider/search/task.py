@@ -23,6 +23,9 @@ from outrider.search.scorers.scorer import Scorer, checked_scores
 from outrider.search.segments import Branch, Passages
 from outrider.search.tree import TokenTree
 
+_JUDGED = 16
+"""Texts that are judged at once; limits are looked at between."""
+
 
 class Search(ABC):
     """A strategy; the plain fields of a subclass are its options.
@@ -170,7 +173,13 @@ class Task:
         self.need_codec("a scorer")
         self.account.check()
         self.account.judge(len(texts))
-        return checked_scores(scorer, self.prompt_text, [self.text(one) for one in texts])
+        found: list[float] = []
+        for first in range(0, len(texts), _JUDGED):
+            if first:
+                self.account.check()
+            part = [self.text(one) for one in texts[first : first + _JUDGED]]
+            found += checked_scores(scorer, self.prompt_text, part)
+        return found
 
     def candidate(
         self,

@@ -102,7 +102,7 @@ class TokenTree:
         ]
         self._nodes += added
         rows = len(self.cache.text) + len(self._nodes)
-        self.account.most_rows = max(self.account.most_rows, rows)
+        self.account.hold(rows)
         return added, logits
 
     def read(
@@ -119,7 +119,7 @@ class TokenTree:
             node = Node(token=token, parent=node, row=first + i, depth=node.depth + 1)
             self._nodes.append(node)
         rows = len(self.cache.text) + len(self._nodes)
-        self.account.most_rows = max(self.account.most_rows, rows)
+        self.account.hold(rows)
         return logits
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from outrider.core.errors import OptionError, OutriderError
+from outrider.engine.serving.searches import SearchingEngine
 from outrider.server.context import Context
 from outrider.server.http.protocol import protocol
 from outrider.server.logs import log as request_log
@@ -222,11 +223,17 @@ async def _watch(server: _Server, context: Context, stopping: asyncio.Event) -> 
 async def drain(context: Context) -> None:
     """Wait until all requests have ended; end those that take too long with an error."""
     deadline = asyncio.get_running_loop().time() + context.settings.shutdown_timeout
-    while context.client.open and asyncio.get_running_loop().time() < deadline:
+    while _working(context) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
-    if context.client.open:
-        log.warning("%d samples did not end in time", context.client.open)
+    if left := _working(context):
+        log.warning("%d samples did not end in time", left)
         await asyncio.to_thread(context.client.engine.stop, "the server is shutting down")
+
+
+def _working(context: Context) -> int:
+    """Return how many samples and searches have not ended."""
+    engine = context.client.engine
+    return context.client.open + (engine.searches if isinstance(engine, SearchingEngine) else 0)
 
 
 def log_requests() -> None:

@@ -6,9 +6,9 @@ all other requests, so that these go on beside it and models are used by one thr
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from outrider.core.errors import OutriderError
@@ -34,12 +34,19 @@ class SearchJob:
         begin_by: `perf_counter` until which it may wait.
         result: its result, or its error.
         cancelled: set it to end the search; what was found is its result.
+        begun: whether it runs or has run.
     """
 
     run: Callable[[Ends], SearchResult]
     begin_by: float
     result: "Future[SearchResult]" = field(default_factory=Future)
     cancelled: bool = False
+    begun: bool = False
+
+    def refuse(self, reason: str) -> None:
+        """Answer with an error, unless it has an answer."""
+        with suppress(InvalidStateError):
+            self.result.set_exception(SearchNotRunError(reason, hint="Try again later"))
 
 
 class SearchingEngine(Engine):
@@ -55,7 +62,6 @@ class SearchingEngine(Engine):
     ) -> None:
         """Prepare the engine; see `Engine`."""
         super().__init__(generator, settings, publish=publish, costs=costs)
-        self._wanted: SimpleQueue[SearchJob] = SimpleQueue()
         self._open: deque[SearchJob] = deque()
         self._searching = False
         self._broken: BaseException | None = None
@@ -63,13 +69,18 @@ class SearchingEngine(Engine):
     def search(self, job: SearchJob) -> None:
         """Put a search into the queue; may be called from any thread."""
         self._open.append(job)
-        self._wanted.put(job)
-        self.cancel("")  # wakes the thread; no request has this identifier
+        if self._stopping is not None or (self._thread is not None and not self.alive):
+            self._forget(job, "the engine has ended")
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the engine look at its searches, such as those that were cancelled."""
+        self.cancel("")  # no request has this identifier
 
     @property
     def searches(self) -> int:
-        """Searches that have not ended."""
-        return len(self._open)
+        """Searches that somebody waits for."""
+        return sum(not job.cancelled for job in list(self._open))
 
     def step(self) -> None:
         """Run one step, and then a search if one waits."""
@@ -77,46 +88,56 @@ class SearchingEngine(Engine):
         if not self._searching:
             self._next_search()
 
+    def _wait(self) -> None:
+        if not self._open:
+            super()._wait()
+
     def _run(self) -> None:
         try:
             super()._run()
         finally:
-            while self._open:
-                job = self._open.popleft()
-                _refuse(job, "the engine has ended")
+            for job in list(self._open):
+                self._forget(job, "the engine has ended")
+
+    def _expire_searches(self) -> None:
+        """Answer searches that have waited too long or that nobody waits for."""
+        for job in list(self._open):
+            if not job.begun and (job.cancelled or perf_counter() > job.begin_by):
+                self._forget(job, "the search waited too long")
+
+    def _forget(self, job: SearchJob, reason: str) -> None:
+        job.refuse(reason)
+        with suppress(ValueError):  # another thread was faster
+            self._open.remove(job)
 
     def _next_search(self) -> None:
-        try:
-            job = self._wanted.get_nowait()
-        except Empty:
+        self._expire_searches()
+        job = next(iter(list(self._open)), None)
+        if job is None:
             return
         self._searching = True
         try:
             self._work(job)
         finally:
             self._searching = False
-            self._open.remove(job)
+            self._forget(job, "the search was ended")
         if self._broken is not None:
             raise self._broken
 
     def _work(self, job: SearchJob) -> None:
-        if job.cancelled or perf_counter() > job.begin_by:
-            _refuse(job, "the search waited too long")
+        if not job.result.set_running_or_notify_cancel():
             return
+        job.begun = True
 
         def ends() -> bool:
             try:
                 super(SearchingEngine, self).step()
             except BaseException as error:  # of other requests: it ends the engine, not this search
                 self._broken = error
+            self._expire_searches()
             return job.cancelled or self._broken is not None or self._stopping is not None
 
         try:
             job.result.set_result(job.run(ends))
         except Exception as error:  # whatever a search raises is told to who asked for it
             job.result.set_exception(error)
-
-
-def _refuse(job: SearchJob, reason: str) -> None:
-    if not job.result.done():
-        job.result.set_exception(SearchNotRunError(reason, hint="Try again later"))

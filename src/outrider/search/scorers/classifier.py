@@ -50,11 +50,12 @@ class Classifier:
             raise CheckpointError(
                 f"there is no classifier at {folder}", hint="Give a folder with config.json"
             )
-        safe = {"local_files_only": True, "trust_remote_code": False}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+            tokenizer = AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                place, use_safetensors=True, **safe
+                place, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(

@@ -66,7 +66,7 @@ def checked_scores(scorer: Scorer, prompt: str, texts: Sequence[str]) -> list[fl
     """
     try:
         found = [float(score) for score in scorer.score(prompt, texts)]
-    except Exception as error:  # whatever a user's function raises
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
         raise ScorerError(
             f"the scorer {scorer.name} failed: {in_short(error)}",
             hint="Correct it; what was found before is kept",
@@ -76,8 +76,10 @@ def checked_scores(scorer: Scorer, prompt: str, texts: Sequence[str]) -> list[fl
             f"the scorer {scorer.name} returned {len(found)} scores for {len(texts)} texts",
             hint="Return one number for each text",
         )
-    if wrong := next((score for score in found if math.isnan(score)), None):
+    wrong = next((score for score in found if math.isnan(score)), None)
+    if wrong is not None:
         raise ScorerError(
-            f"the scorer {scorer.name} returned {wrong}", hint="Return a number for each text"
+            f"the scorer {scorer.name} returned {wrong}",
+            hint="Return a finite number for each text",
         )
     return found

@@ -7,12 +7,15 @@ the text. Here only places between sentences are found, so that spans are parts 
 import re
 
 _END = re.compile(
-    r"""(?:[.!?\u2026]+["'\u2019\u201d)\]]*(?=\s|$))   # an end mark, with quotes that close
+    r"""(?:(?<![.!?\u2026])[.!?\u2026]++["'\u2019\u201d)\]]*+(?=\s|$))   # an end mark with quotes
       |(?:[\u3002\uff01\uff1f]+["'\u2019\u201d\u300d\u300f)\]]*)   # of scripts without spaces
       |(?:\n[^\S\n]*\n)                                # a blank line""",
     re.VERBOSE,
 )
 _NEXT = re.compile(r"""\s+["'\u2018\u201c(\[]*(\w)""")
+_LONGEST = 32
+"""Letters before an end mark in which an abbreviation lies: a search in all text before it
+would take quadratic time."""
 _WORD = re.compile(r"([\w.]+)$")
 _INITIALS = re.compile(r"[A-Z]|[A-Za-z](?:\.[A-Za-z])+")
 _SHORT = re.compile(
@@ -50,7 +53,7 @@ def _ends(text: str, match: re.Match[str]) -> bool:
         return True
     if small or follows is None or mark != ".":
         return not small
-    before = _WORD.search(text, 0, match.start())
+    before = _WORD.search(text[max(match.start() - _LONGEST, 0) : match.start()])
     word = "" if before is None else before.group(1)
     return word == "I" or not (_INITIALS.fullmatch(word) or _SHORT.fullmatch(word))
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from outrider.core.checks import Range, check_ranges
+from outrider.core.checks import Range, check_ranges, shown
 from outrider.core.errors import OptionError, nearest
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method, Paper
@@ -44,6 +44,10 @@ _RANGES = {
 }
 
 
+_LARGEST = 1_000_000
+"""Of the numbers of a table."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Momentum(Search):
     """Takes the token with the largest `p - alpha * f(r)` of the most probable ones: `p` is its
@@ -68,9 +72,11 @@ class Momentum(Search):
         if self.resistance not in RESISTANCES:
             hint = nearest(self.resistance, RESISTANCES)
             raise OptionError(f"resistance is {self.resistance!r}", hint=hint)
-        if self.table is not None and (not self.table or min(self.table) < -1):
+        given = (0,) if self.table is None else self.table or (-2,)
+        if not all(-1 <= cost <= _LARGEST for cost in given):
             raise OptionError(
-                f"table is {self.table}", hint="Give numbers of 0 or more, or -1 for infinite"
+                f"table is {shown(self.table)}",
+                hint=f"Give numbers from 0 to {_LARGEST}, or -1 for infinite",
             )
 
     @property

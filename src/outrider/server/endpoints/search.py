@@ -79,7 +79,12 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
     prompt = _prompt(body, context)
     limits = Limits(
         tokens=min(body.budget_tokens or settings.tokens, settings.tokens),
-        seconds=min(body.budget_seconds or settings.seconds, settings.seconds),
+        seconds=min(
+            body.budget_seconds or settings.seconds,
+            settings.seconds,
+            context.settings.request_timeout,
+        ),
+        rows=settings.rows,
     )
     try:
         settings.check(body.search)
@@ -151,11 +156,15 @@ async def _searched(engine: SearchingEngine, job: SearchJob, receive: Receive) -
 
     def leave() -> None:
         job.cancelled = True
+        engine.wake()
 
     engine.search(job)
     try:
         async with watched(receive, leave):
-            found = await asyncio.wrap_future(job.result)
+            found = await asyncio.shield(asyncio.wrap_future(job.result))
+    except asyncio.CancelledError:
+        leave()
+        raise
     except SearchNotRunError as error:
         raise retry_later(429, "queue_full", error.problem, 10.0) from None
     except (ScorerError, SearchStoppedError) as error:

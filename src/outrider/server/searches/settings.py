@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges, shown
 from outrider.core.expression import Expression
 from outrider.search import Scorer
 from outrider.server.errors import invalid
@@ -20,6 +20,7 @@ class SearchSettings:
     Attributes:
         scorers: what may judge texts, by the name that requests give.
         tokens: most rows that the model computes for a search.
+        rows: most rows of its caches at once.
         seconds: most seconds of a search; other requests are served beside it.
 
     Raises:
@@ -28,6 +29,7 @@ class SearchSettings:
 
     scorers: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
     tokens: int = 100_000
+    rows: int = 1 << 16
     seconds: float = 120.0
 
     def __post_init__(self) -> None:
@@ -37,8 +39,9 @@ class SearchSettings:
         """Raise `ApiError` for a strategy with a number that would take the whole machine, and
         `OptionError` for a text that is no strategy."""
         for name, value in Expression.parse(text, "search").options.items():
-            if isinstance(value, int) and value > MOST:
-                raise invalid(f"{name} is {value}. Give at most {MOST}", "search")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and number > MOST:
+                    raise invalid(f"{name} is {shown(number)}. Give at most {MOST}", "search")
 
     def scorer(self, name: str | None) -> Scorer | None:
         """Return a scorer by name. Raises `ApiError` if there is none of this name."""
