@@ -26,6 +26,7 @@ import outrider
 from outrider.bench.statistics import Ratio
 from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
+from outrider.tuning.concurrency.blocks import block_seconds
 from outrider.tuning.concurrency.feeder import Feeder
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
@@ -97,11 +98,8 @@ def _block(arms: Arms, options: argparse.Namespace, level: int, number: int) -> 
     """Serve some requests with both arms in turn; return their tokens, and the seconds of each."""
     begin = max(feeder.sent for feeder in arms.values())
     until = begin + min(max(options.requests, 2 * level), 6 * options.requests)
-    spent = dict.fromkeys(arms, 0.0)
     order = sorted(arms, reverse=bool(number % 2))
-    while not all(feeder.done(until) for feeder in arms.values()):
-        for name in order:
-            spent[name] += arms[name].run(options.seconds, until)
+    spent = block_seconds(arms, order, until, options.seconds)
     texts = arms["undrafted"].texts
     return spent | {"tokens": sum(len(texts[f"{id}/0"]) for id in range(begin, until))}
 

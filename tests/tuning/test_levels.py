@@ -10,7 +10,6 @@ import pytest
 from outrider.policies.schedule import Cap
 from outrider.tuning.concurrency.levels import (
     CHOICE,
-    LOOKS,
     Level,
     Levels,
     Part,
@@ -122,7 +121,6 @@ def test_the_time_of_one_number_ends_its_blocks() -> None:
 
     _, server = levels(rows_cost, 8, numbers=(2,), ended=ended)
     assert len(server.served) <= 4
-    assert len(LOOKS) > 1
 
 
 def test_limits_that_are_tried() -> None:

@@ -58,6 +58,11 @@ class Passage:
         """Sum of the log-probabilities."""
         return sum(self.logprobs)
 
+    @property
+    def mean_logprob(self) -> float:
+        """Mean log-probability of a token; 0 without any."""
+        return self.logprob / max(len(self.tokens), 1)
+
 
 @dataclass(slots=True, kw_only=True)
 class Passages:

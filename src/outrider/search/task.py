@@ -19,6 +19,7 @@ from outrider.protocols import Cache, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
 from outrider.search.candidate import Candidate
+from outrider.search.plain import plain_tokens
 from outrider.search.scorers.scorer import Scorer, checked_scores
 from outrider.search.segments import Branch, Passages
 from outrider.search.tree import TokenTree
@@ -136,9 +137,7 @@ class Task:
     def ids(self, text: str) -> tuple[int, ...]:
         """Encode a part of a text, without opening tokens. Raises `OptionError` without a
         tokenizer."""
-        codec = self.need_codec("a text")
-        opening, found = codec.encode(""), codec.encode(text)
-        return found[len(opening) :] if found[: len(opening)] == opening else found
+        return plain_tokens(self.need_codec("a text"), text)
 
     @property
     def prompt_text(self) -> str:
@@ -164,7 +163,7 @@ class Task:
         if self.scorer is None:
             raise OptionError(
                 "this strategy needs a scorer",
-                hint="Give scorer=..., a function of a text that returns a number",
+                hint="Give scorer=..., a function of a text to a number, or --scorer NAME",
             )
         return self.judged_by(self.scorer, texts)
 

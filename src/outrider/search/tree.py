@@ -19,6 +19,7 @@ from outrider.search.account import Account
 SPARE = 0.2
 """Share of dead rows from which they are dropped."""
 _LEAST = 4
+"""Dead rows that may always stay."""
 
 
 @dataclass(slots=True, eq=False)

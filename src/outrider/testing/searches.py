@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from outrider.core.errors import OutriderError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.decoding import Stage
 from outrider.drafters import NoDrafter
 from outrider.drafters.copying.lookup import Lookup
@@ -34,8 +34,8 @@ class LetterCodec:
         return "".join(LETTERS[i] for i in ids if i != END)
 
     def chat(self, messages: object) -> tuple[int, ...]:
-        """There is no template."""
-        raise NotImplementedError
+        """There is no template. Raises `OptionError`."""
+        raise OptionError("letters have no chat template", hint="Give token ids")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """Search strategies on a generator: `Generator.search`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from outrider.core.checks import shown
@@ -145,10 +145,3 @@ def chosen(
     made = found.build({**parsed.options, **own})
     assert isinstance(made, Search)
     return made, parsed.name, {**made.sampling, **rest}
-
-
-def names() -> Sequence[str]:
-    """Return the names of all strategies."""
-    from outrider.strategy.catalogue import names as named
-
-    return named("search")

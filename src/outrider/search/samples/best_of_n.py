@@ -35,7 +35,7 @@ class BestOfN(Search):
         count = self.samples
         passages = task.passages.write([task.root] * count, range(count), most=task.most)
         texts = [passage.tokens for passage in passages]
-        means = [passage.logprob / max(len(passage.tokens), 1) for passage in passages]
+        means = [passage.mean_logprob for passage in passages]
 
         def ranked(scores: Sequence[float]) -> list[Candidate]:
             order = sorted(range(count), key=lambda i: -scores[i])

@@ -38,21 +38,16 @@ def voted(
     return candidates(passages)
 
 
-def mean_logprob(passage: Passage) -> float:
-    """Return the mean log-probability of a token."""
-    return passage.logprob / max(len(passage.tokens), 1)
-
-
 def _ordered(
     task: Task, passages: Sequence[Passage], extract: Extract | None, first: int | None
 ) -> list[Candidate]:
     def written(i: int) -> tuple[int, float, int]:
-        return (len(passages[i].tokens), -mean_logprob(passages[i]), i)
+        return (len(passages[i].tokens), -passages[i].mean_logprob, i)
 
     ended = sorted((i for i, one in enumerate(passages) if one.finish == STOP), key=written)[:first]
     if not ended:
-        order = sorted(range(len(passages)), key=lambda i: -mean_logprob(passages[i]))
-        return [_candidate(task, passages[i], i, mean_logprob(passages[i])) for i in order]
+        order = sorted(range(len(passages)), key=lambda i: -passages[i].mean_logprob)
+        return [_candidate(task, passages[i], i, passages[i].mean_logprob) for i in order]
     texts = {i: task.text(passages[i].tokens) for i in ended}
     answers = {i: str(i) if extract is None else extract(texts[i]) for i in ended}
     votes: Counter[str | None] = Counter(one for one in answers.values() if one is not None)

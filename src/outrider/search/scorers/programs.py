@@ -55,7 +55,7 @@ class ProgramScorer:
         if not self.allow_code_execution:
             raise OptionError(
                 "programs that a model has written are not run without permission",
-                hint="Give allow_code_execution=True to run them in a sandbox",
+                hint="Give allow_code_execution=True (--allow-code-execution) for a sandbox",
             )
         if not self.tests:
             raise OptionError("there are no tests", hint="Give at least one statement")

@@ -8,43 +8,37 @@ from torch import Tensor
 from outrider.core.values import JsonValue
 from outrider.search.candidate import Candidate
 from outrider.search.steps.lookahead import Ahead, unread
+from outrider.search.steps.written import Written
 from outrider.search.task import Task
 from outrider.search.tree import Node, TokenTree
 
 
 @dataclass(slots=True)
-class Writing:
-    """The text so far.
+class Writing(Written):
+    """The text so far, with its branch.
 
     Attributes:
-        task: the prompt.
         tree: its tree.
         node: the last token.
         logits: the logits after it; None until it is read.
-        tokens: the tokens.
-        logprob: sum of their log-probabilities under the model.
         about: for the result.
     """
 
-    task: Task
-    tree: TokenTree
-    node: Node
+    tree: TokenTree = field(kw_only=True)
+    node: Node = field(kw_only=True)
     logits: Tensor | None = None
-    tokens: list[int] = field(default_factory=list[int])
-    logprob: float = 0.0
     about: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     @classmethod
     def begin(cls, task: Task) -> "Writing":
         """Begin after the prompt."""
         tree = task.tree()
-        return cls(task, tree, tree.root)
+        return cls(task, tree=tree, node=tree.root)
 
     @property
     def done(self) -> bool:
         """Whether the text has ended."""
-        ended = bool(self.tokens) and self.tokens[-1] in self.task.end_ids
-        return ended or len(self.tokens) >= self.task.most
+        return self.ended or len(self.tokens) >= self.task.most
 
     def next(self) -> Float[Tensor, " vocab"]:
         """Return the log-probabilities of the next token (`Task.logprobs`). Reads the last token
@@ -61,16 +55,14 @@ class Writing:
 
     def take(self, token: int, logprob: float) -> None:
         """Append a token that is not read yet."""
-        self.tokens.append(token)
-        self.logprob += logprob
+        self.add([token], logprob)
         self.node = unread(self.node, token)
         self.logits = None
 
     def follow(self, ahead: Ahead, logprob: float, count: int = 1) -> None:
         """Append the first `count` tokens of a look-ahead from here; `logprob` is that of the
         first one."""
-        self.tokens += ahead.tokens[:count]
-        self.logprob += logprob + sum(ahead.logprobs[: count - 1])
+        self.add(ahead.tokens[:count], logprob + sum(ahead.logprobs[: count - 1]))
         if count <= len(ahead.nodes):
             self.node, self.logits = ahead.nodes[count - 1], ahead.rows[count - 1]
         else:

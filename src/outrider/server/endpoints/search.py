@@ -33,19 +33,11 @@ _WAITING = 8
 """Searches that may be open at once; then 429."""
 _OFF = "the server was started without --allow-search"
 
-_SAMPLING = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "repetition_penalty": "repetition_penalty",
-    "stop_token_ids": "stop_token_ids",
-    "ignore_eos": "ignore_eos",
-    "seed": "seed",
-    "max_tokens": "max_new_tokens",
-}
-"""Fields, and the options of sampling that they set."""
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "seed", "stop_token_ids", "ignore_eos"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty"),
+)
+"""Fields that are options of sampling."""
 
 
 @router.post("/v1/search", openapi_extra=described_body(SearchBody))
@@ -71,11 +63,8 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
     if (n := body.n or 1) > context.settings.max_n:
         raise invalid(f"n is {n}. Give at most {context.settings.max_n}", "n")
     scorer = settings.scorer(body.scorer)
-    options: dict[str, Any] = {
-        option: value
-        for field, option in _SAMPLING.items()
-        if (value := getattr(body, field)) is not None
-    }
+    given = {name: getattr(body, name) for name in _SAMPLING} | {"max_new_tokens": body.max_tokens}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     prompt = _prompt(body, context)
     limits = Limits(
         tokens=min(body.budget_tokens or settings.tokens, settings.tokens),

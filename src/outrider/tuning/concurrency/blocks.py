@@ -74,7 +74,10 @@ class Blocks:
         if self._pass is None or self._pass.key != key:
             self._pass = _Pass(key, self._feeders(requests, caps, prompts, turn))
         feeders = self._pass.feeders
-        seconds = _block(feeders, (place + 1) * size, number)
+        names = list(feeders)
+        first = number % len(names)  # the one whose turn comes first rotates
+        order = names[first:] + names[:first]
+        seconds = block_seconds(feeders, order, (place + 1) * size)
         self._compare(feeders, range(place * size, (place + 1) * size))
         return {cap: log_ratio(seconds[_PLAIN], seconds[named(cap)]) for cap in caps}
 
@@ -119,13 +122,19 @@ class Blocks:
                 )
 
 
-def _block(feeders: Mapping[str, Feeder], until: int, number: int) -> dict[str, float]:
-    """Serve all requests before `until` with every engine; return the seconds of each."""
-    names = list(feeders)
-    first = number % len(names)
-    names = names[first:] + names[:first]
+def block_seconds(
+    feeders: Mapping[str, Feeder], names: Sequence[str], until: int, seconds: float = SLICE
+) -> dict[str, float]:
+    """Serve all requests before `until` with every engine, in slices; return the seconds of each.
+
+    Args:
+        feeders: the engines with their clients, by name.
+        names: the order in which they have their turns.
+        until: the number of requests that must have ended.
+        seconds: of a slice.
+    """
     spent = dict.fromkeys(names, 0.0)
     while not all(feeder.done(until) for feeder in feeders.values()):
         for name in names:
-            spent[name] += feeders[name].run(SLICE, until)
+            spent[name] += feeders[name].run(seconds, until)
     return spent
