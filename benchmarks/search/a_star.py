@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import numpy as np
+from benchmarks.long_inputs.intervals import bootstrap
 from rich.progress import track
 
 from outrider import Generator, load
@@ -29,7 +30,6 @@ from outrider.search import SearchResult
 EXAMPLES = ([6, 3, 8, 5], [4, 9, 7, 2])
 LINE = re.compile(r"(\d+) \+ (\d+) = (\d+)")
 ANSWER = re.compile(r"Answer: (\d+)")
-RESAMPLES = 2000
 
 
 def solution(numbers: Sequence[int]) -> list[str]:
@@ -89,10 +89,8 @@ def same_tokens(pool: SearchResult, tokens: int, reward: Callable[[str], float])
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean."""
-    values = np.asarray(differences, dtype=np.float64)
-    picked = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[picked].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    _, low, high = bootstrap(differences)
+    return low, high
 
 
 def run(

@@ -13,16 +13,17 @@ import json
 import os
 import re
 import string
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
+from benchmarks.long_inputs.intervals import bootstrap
+from benchmarks.search.intervals import shown
 
 from outrider import Generator, load
-from outrider.bench.statistics import RESAMPLES
 from outrider.core.types import Prompt
 from outrider.inputs.lines import numbered_lines
 from outrider.protocols import Cache
@@ -155,14 +156,7 @@ def asked(generator: Generator, prompt: Prompt, cache: Cache, most: int) -> Task
 
 def interval(values: Sequence[float], groups: Sequence[str]) -> str:
     """Return a mean with its bootstrap interval; whole groups are drawn."""
-    own = defaultdict[str, list[float]](list)
-    for value, group in zip(values, groups, strict=True):
-        own[group].append(value)
-    sums = np.array([sum(found) for found in own.values()])
-    sizes = np.array([len(found) for found in own.values()])
-    picked = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = np.quantile(sums[picked].sum(1) / sizes[picked].sum(1), (0.025, 0.975))
-    return f"{100 * np.mean(values):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return shown(bootstrap([100 * value for value in values], groups), 1)
 
 
 def main() -> None:

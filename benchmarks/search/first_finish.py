@@ -16,10 +16,11 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from benchmarks.long_inputs.intervals import bootstrap
 from rich.progress import track
 
 from outrider import load
-from outrider.bench.statistics import RESAMPLES, Ratio
+from outrider.bench.statistics import Ratio
 from outrider.search import Candidate, SearchResult
 from outrider.search.samples.answers import last_number, number_of
 from outrider.search.samples.first_finish import FirstFinish
@@ -31,10 +32,8 @@ ASK = "\nGive a short calculation and the answer."
 
 def mean(values: Sequence[float]) -> str:
     """Return the mean with its 95 % interval."""
-    own = np.asarray(values, dtype=float)
-    picked = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
-    low, high = np.quantile(own[picked].mean(axis=1), (0.025, 0.975))
-    return f"{own.mean():.3f} [{low:.3f}, {high:.3f}]"
+    found, low, high = bootstrap(values)
+    return f"{found:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def right(one: Candidate, answer: str) -> float:

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.long_inputs.intervals import bootstrap
+from benchmarks.search.intervals import shown
 from rich.progress import track
 
 from outrider import load
-from outrider.bench.statistics import RESAMPLES, Ratio
+from outrider.bench.statistics import Ratio
 from outrider.core.types import Prompt
 from outrider.inputs.documents.corpora import read_documents
 from outrider.memories.corpus import Corpus
@@ -126,10 +128,7 @@ def note(
 
 def interval(values: Sequence[float]) -> str:
     """Return a mean with its bootstrap interval."""
-    array = np.asarray(values)
-    picked = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
-    low, high = np.quantile(array[picked].mean(axis=1), (0.025, 0.975))
-    return f"{array.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+    return shown(bootstrap(values), 2)
 
 
 def systems(drafts: int, counts: Interpolated, temperature: float) -> dict[str, Search | str]:
