@@ -1,0 +1,1 @@
+"""What a tuning measures, and what misleads it."""
