@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from outrider.sampling.checker import Checker
     from outrider.sampling.constraint import Constraint
     from outrider.strategy import Profile, PyramidConfig, Strategy, pyramid
+    from outrider.strategy.guiding import Guidance
     from outrider.tuning.tune import tune
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Constraint",
     "ContextConfig",
     "Generator",
+    "Guidance",
     "OutriderError",
     "OutriderWarning",
     "Profile",
@@ -54,6 +56,7 @@ __getattr__ = on_first_use(
         "Constraint": "sampling.constraint",
         "ContextConfig": "context.config",
         "Generator": "engine.generator",
+        "Guidance": "strategy.guiding",
         "OutriderError": "core.errors",
         "OutriderWarning": "core.errors",
         "Profile": "strategy",

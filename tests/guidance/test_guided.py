@@ -2,6 +2,7 @@
 text."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from outrider.decoding import generate
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
-from outrider.guidance.cache import GuidedCache
-from outrider.guidance.classifier_free import Guided, check_scale, guide
+from outrider.guidance.cache import MixedCache
+from outrider.guidance.classifier_free import check_scale, guide, guided
+from outrider.guidance.mixed import Mixed
 from outrider.models.caches.attaching import attach
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength, FixedTree
@@ -59,16 +61,16 @@ def plain(prompts: list[Prompt], scale: float, **options: Any) -> list[tuple[int
 )
 def test_the_distribution_is_the_mixed_one(scale: float, sampling: str) -> None:
     options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 20}
-    guided = run(stage(Guided(VISION_MODEL, scale), NoDrafter()), PROMPTS, **options)
-    assert outputs(guided) == plain(PROMPTS, scale, **options)
+    found = run(stage(guided(VISION_MODEL, scale), NoDrafter()), PROMPTS, **options)
+    assert outputs(found) == plain(PROMPTS, scale, **options)
 
 
 def test_rows_are_mixed_by_the_formula_of_the_paper() -> None:
-    [cache] = Guided(VISION_MODEL, 1.0).start(PROMPTS[:1])
+    [cache] = guided(VISION_MODEL, 1.0).start(PROMPTS[:1])
     for scale in (0.0, 0.7, 2.0):
         twin = cache.fork()
         segment, want = Segment(twin, as_ids((1, 2))), as_ids((-1, 0, 1))
-        [rows] = Guided(VISION_MODEL, scale).forward([segment], [want])
+        [rows] = guided(VISION_MODEL, scale).forward([segment], [want])
         text = (*twin.text, 1, 2)
         for row, end in enumerate((len(text) - 2, len(text) - 1, len(text))):
             seen, null = (
@@ -84,13 +86,13 @@ def test_a_scale_of_one_is_the_model_bit_for_bit_and_of_zero_the_blind_one() -> 
     for tokens in segments:
         want = as_ids(range(-1, len(tokens)))
         [cache], [alone] = (
-            Guided(VISION_MODEL, 1.0).start(PROMPTS[:1]),
+            guided(VISION_MODEL, 1.0).start(PROMPTS[:1]),
             VISION_MODEL.start(PROMPTS[:1]),
         )
         [expected] = VISION_MODEL.forward([Segment(alone, tokens)], [want])
-        [rows] = Guided(VISION_MODEL, 1.0).forward([Segment(cache.fork(), tokens)], [want])
+        [rows] = guided(VISION_MODEL, 1.0).forward([Segment(cache.fork(), tokens)], [want])
         assert torch.equal(rows.logits, expected.logits)
-        [rows] = Guided(VISION_MODEL, 0.0).forward([Segment(cache.fork(), tokens)], [want])
+        [rows] = guided(VISION_MODEL, 0.0).forward([Segment(cache.fork(), tokens)], [want])
         texts = [(*cache.text, *tokens[: i + 1].tolist()) for i in want.tolist()]
         null = [VISION_MODEL.null.logits_after(text) for text in texts]
         assert torch.equal(rows.logits, torch.stack(null))
@@ -100,16 +102,16 @@ def test_a_scale_of_one_is_the_model_bit_for_bit_and_of_zero_the_blind_one() -> 
 
 def test_both_texts_are_read_in_one_forward_and_prompts_without_images_once() -> None:
     vision_model = image_table()
-    run(stage(Guided(vision_model, 2.0), NoDrafter()), PROMPTS, max_new_tokens=3)
+    run(stage(guided(vision_model, 2.0), NoDrafter()), PROMPTS, max_new_tokens=3)
     assert set(vision_model.batches) == {len(PROMPTS) + 3}
     vision_model.batches.clear()
-    run(stage(Guided(vision_model, 2.0), NoDrafter()), PROMPTS[1:2], max_new_tokens=3)
+    run(stage(guided(vision_model, 2.0), NoDrafter()), PROMPTS[1:2], max_new_tokens=3)
     assert set(vision_model.batches) == {1}
 
 
 def test_samples_of_one_prompt_share_its_blank_twin() -> None:
     vision_model = image_table()
-    Guided(vision_model, 2.0).start([PROMPTS[0], PROMPTS[0]])
+    guided(vision_model, 2.0).start([PROMPTS[0], PROMPTS[0]])
     assert len(vision_model.read) == 4
     assert len({id(prompt) for prompt in vision_model.read}) == 2
     assert [prompt.image_prompt.blank for prompt in vision_model.read if prompt.image_prompt] == [
@@ -125,7 +127,7 @@ def test_samples_of_one_prompt_share_its_blank_twin() -> None:
 
 def drafters() -> dict[str, Callable[[], Drafter]]:
     two = ModelDrafter(model=DRAFT)
-    blind = Guided(image_table(seed=1), 2.0)
+    blind = guided(image_table(seed=1), 2.0)
     nest = Qualified(drafter=two, qualifier=blind, policy=FixedLength(3))
     return free() | {
         "two": lambda: two,
@@ -142,7 +144,7 @@ def test_no_draft_changes_a_guided_text(name: str, sampling: str) -> None:
     options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 24}
     policy = FixedTree(depth=4, nodes=9) if name in ("tree", "aded", "recycling") else None
     drafted = run(
-        stage(Guided(VISION_MODEL, 2.0), drafters()[name](), policy=policy), PROMPTS, **options
+        stage(guided(VISION_MODEL, 2.0), drafters()[name](), policy=policy), PROMPTS, **options
     )
     assert outputs(drafted) == plain(PROMPTS, 2.0, **options)
     assert sum(g.counters.drafted for g in drafted) > 0
@@ -167,14 +169,14 @@ def test_any_batch_any_window(
         image_prompt(i + 1, 2) if has else Prompt(token_ids=(i + 1, 2))
         for i, has in enumerate(images)
     ]
-    whole = stage(Guided(VISION_MODEL, scale), ModelDrafter(model=DRAFT), window=window)
+    whole = stage(guided(VISION_MODEL, scale), ModelDrafter(model=DRAFT), window=window)
     assert outputs(run(whole, prompts, **options)) == plain(prompts, scale, **options)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_drafts_are_accepted_and_refused() -> None:
     [g] = run(
-        stage(Guided(VISION_MODEL, 0.7), ModelDrafter(model=DRAFT)),
+        stage(guided(VISION_MODEL, 0.7), ModelDrafter(model=DRAFT)),
         PROMPTS[:1],
         temperature=1.5,
         max_new_tokens=150,
@@ -188,7 +190,7 @@ def test_rejection_draws_from_the_mixed_distribution() -> None:
     vision_model, prompt, draws = image_table(vocab_size=4, order=1), image_prompt(1), 600
     mixed = mixed_table(vision_model, 2.0)
     drafter = ModelDrafter(model=TabularModel.random(vocab_size=4, order=1, seed=9))
-    whole = stage(Guided(vision_model, 2.0), drafter, rule=Rejection(), window=2)
+    whole = stage(guided(vision_model, 2.0), drafter, rule=Rejection(), window=2)
     counts = torch.zeros(4, 4, dtype=torch.float64)
     options = {"temperature": 1.0, "max_new_tokens": 2}
     for start in range(0, draws, 200):
@@ -210,8 +212,8 @@ def test_rejection_draws_from_the_mixed_distribution() -> None:
 # -- the cache ------------------------------------------------------------------------------
 
 
-def guided_cache(scale: float = 2.0) -> tuple[Guided, GuidedCache]:
-    model = Guided(VISION_MODEL, scale)
+def guided_cache(scale: float = 2.0) -> tuple[Mixed, MixedCache]:
+    model = guided(VISION_MODEL, scale)
     return model, model.start(PROMPTS[:1])[0]
 
 
@@ -220,7 +222,7 @@ def test_it_is_a_cache_and_the_model_a_model() -> None:
     assert isinstance(cache, Cache)
     assert isinstance(model, LanguageModel)
     assert list(cache.text) == [0, 0, 0, 1, 2, 3]
-    assert list(cache.unseen.text) == [0, 1, 2, 3]
+    assert list(cache.sources[1].text) == [0, 1, 2, 3]
     assert list(cache.pending) == [3]
     assert cache.horizon is None
     assert model.info.bytes_per_token == 0
@@ -234,11 +236,11 @@ def test_both_caches_keep_the_same_of_a_tree() -> None:
     [rows] = model.forward([segment], [want])
     assert rows.logits.shape[0] == 5
     assert cache.fed
-    assert cache.num_speculative == cache.unseen.num_speculative == 6
+    assert cache.num_speculative == cache.sources[1].num_speculative == 6
     assert cache.match_prefix(as_ids((5, 6, 2, 4, 1))) == [0, 1, 3, 5]
     cache.commit((5, 6, 2, 4, 1))
-    assert list(cache.text[-5:]) == list(cache.unseen.text[-5:]) == [5, 6, 2, 4, 1]
-    assert list(cache.pending) == list(cache.unseen.pending) == [1]
+    assert list(cache.text[-5:]) == list(cache.sources[1].text[-5:]) == [5, 6, 2, 4, 1]
+    assert list(cache.pending) == list(cache.sources[1].pending) == [1]
 
 
 def test_truncating_cuts_as_much_of_both() -> None:
@@ -247,7 +249,7 @@ def test_truncating_cuts_as_much_of_both() -> None:
     twin = cache.fork()
     cache.truncate(7)
     assert list(cache.text) == [0, 0, 0, 1, 2, 3, 4]
-    assert list(cache.unseen.text) == [0, 1, 2, 3, 4]
+    assert list(cache.sources[1].text) == [0, 1, 2, 3, 4]
     assert len(twin.text) == 9
     for length in (0, 2, 8):  # the blind text has two tokens less
         with pytest.raises(ValueError, match="length must be"):
@@ -256,9 +258,9 @@ def test_truncating_cuts_as_much_of_both() -> None:
 
 def test_room_is_that_of_the_longer_text() -> None:
     small = ImageTable(VISION_MODEL.table, VISION_MODEL.null.table, context_length=10)
-    [cache] = Guided(small, 2.0).start(PROMPTS[:1])
+    [cache] = guided(small, 2.0).start(PROMPTS[:1])
     assert cache.remaining == 4
-    [g] = run(stage(Guided(small, 2.0), ModelDrafter(model=DRAFT)), PROMPTS[:1])
+    [g] = run(stage(guided(small, 2.0), ModelDrafter(model=DRAFT)), PROMPTS[:1])
     assert len(g.output) == 4
 
 
@@ -272,15 +274,19 @@ def test_scales_that_are_none(scale: Any) -> None:
 
 
 def test_a_scale_out_of_range_builds_nothing() -> None:
-    for make in (guide, Guided):
+    for make in (guide, guided):
         with pytest.raises(OptionError, match="guidance is -1"):
             make(VISION_MODEL, -1.0)
 
 
-def test_models_that_do_not_see_are_not_guided() -> None:
+def test_models_that_do_not_see_are_guided_by_the_other_prompt_or_the_last_token() -> None:
     assert guide(DRAFT, 1.0) is DRAFT
-    with pytest.raises(OptionError, match="guidance is 2, but model tabular does not read images"):
-        guide(DRAFT, 2.0)
+    text, other = Prompt(token_ids=(1, 2, 3)), Prompt(token_ids=(5, 6))
+    model = guide(DRAFT, 2.0)
+    for prompt, null in ((replace(text, contrast=other), (5, 6)), (text, (3,))):
+        [rows] = model.forward([Segment(model.start([prompt])[0], NO_IDS)], [as_ids((-1,))])
+        seen = DRAFT.logits_after((1, 2, 3))
+        torch.testing.assert_close(rows.logits[0], 2 * seen - DRAFT.logits_after(null))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -290,7 +296,7 @@ def test_rows_that_can_not_be_mixed_end_their_request_alone(bad: float) -> None:
     table[5, 5, 2] = bad
     vision_model = ImageTable(VISION_MODEL.table, table)
     gs = run(
-        stage(Guided(vision_model, 2.0), ModelDrafter(model=DRAFT)), PROMPTS, max_new_tokens=12
+        stage(guided(vision_model, 2.0), ModelDrafter(model=DRAFT)), PROMPTS, max_new_tokens=12
     )
     ended = [g.finish is FinishReason.ERROR for g in gs]
     assert ended[2]
@@ -305,5 +311,5 @@ def test_tokens_that_neither_allows_are_never_written() -> None:
     vision_model = image_table()
     for table in (vision_model.table, vision_model.null.table):
         table[..., 3:] = -torch.inf
-    gs = run(stage(Guided(vision_model, 3.0), Lookup(min_ngram=1)), PROMPTS, temperature=2.0)
+    gs = run(stage(guided(vision_model, 3.0), Lookup(min_ngram=1)), PROMPTS, temperature=2.0)
     assert all(max(g.output) < 3 and g.finish is FinishReason.LENGTH for g in gs)

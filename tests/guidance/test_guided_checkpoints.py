@@ -15,7 +15,8 @@ from outrider.drafters.layers.skip import EvenSkip
 from outrider.drafters.layers.swift import Swift
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
-from outrider.guidance.classifier_free import Guided, guide
+from outrider.guidance.classifier_free import guide, guided
+from outrider.guidance.mixed import Mixed
 from outrider.models.llama.decoder import Decoder
 from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.policies import FixedLength, FixedTree
@@ -130,7 +131,7 @@ def assert_fresh(model: Any, generation: Generation) -> None:
     assert picture is not None
     both = generation.sequence.cache
     assert both.report.vision_seconds > 0.0
-    for cache, view in ((both.seen, picture), (both.unseen, picture.blanked())):
+    for cache, view in ((both.sources[0], picture), (both.sources[1], picture.blanked())):
         [read] = model.vision_encoder.views([view])
         assert_equals_fresh_prefill(model, cache, embeddings=read.embeddings)
 
@@ -160,14 +161,14 @@ def test_rows_are_mixed_by_the_formula_of_the_paper(models: list[Any]) -> None:
         )
     )
     for scale in (0.0, 1.0, 2.5):
-        model = Guided(models[0], scale)
+        model = guided(models[0], scale)
         [rows] = model.forward([Segment(model.start([prompt])[0], as_ids((8, 9)))], [want])
         torch.testing.assert_close(rows.logits, null + scale * (seen - null))
 
 
 def test_layers_of_a_guided_model_are_drafted_with_unguided(models: list[Any]) -> None:
     model = guide(models[0], 2.0)
-    assert isinstance(model, Guided)
+    assert isinstance(model, Mixed)
     assert model.layered is not None and model.layered.num_layers == 4
     assert model.info.image_token_ids == {IMAGE}
 

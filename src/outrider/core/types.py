@@ -99,13 +99,12 @@ class Prompt:
         positions: the position of each id for position embeddings, ascending; None: its index.
             Positions have gaps where parts of a longer text were left out. Generated tokens
             continue from the last position.
-        context: which ids are a long input that may be read in parts; models without a selector
-            read all of it.
+        context: which ids are a long input; models without a selector read all of it.
         axes: `[3][len(token_ids)]` the position of each id in time, height and width, for models
             with multimodal rotary embeddings (mRoPE); None: all three equal its position. The last
             token has the same position on all axes, and generated tokens continue from there.
-        image_prompt: images and a question. `token_ids` are then the question alone, which models
-            without a vision encoder read.
+        image_prompt: images and a question; models without a vision encoder read `token_ids`.
+        contrast: another prompt for the same answer, for guidance.
     """
 
     token_ids: tuple[int, ...]
@@ -114,6 +113,7 @@ class Prompt:
     context: LongContext | None = None
     axes: tuple[tuple[int, ...], ...] | None = None
     image_prompt: ImagePrompt | None = None
+    contrast: "Prompt | None" = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

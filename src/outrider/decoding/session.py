@@ -119,7 +119,8 @@ class Session:
         for generation in generations:
             if not generation.output:
                 generation.begun = begun
-        parts = [g for g in generations if chunk is not None and g.request.prompt.plain]
+        in_parts = self.stage.model.info.reads_in_parts
+        parts = [g for g in generations if chunk is not None and in_parts(g.request.prompt)]
         whole = [g for g in generations if not any(g is part for part in parts)]
         texts = [_with_output(g.request).token_ids for g in parts]
         for text in texts:
@@ -214,9 +215,11 @@ class Session:
             StrategyError: its prompt contains more than token ids, so it cannot be read together
                 with the output.
         """
-        if generation.output and generation.running and not generation.request.prompt.plain:
+        in_parts = self.stage.model.info.reads_in_parts(generation.request.prompt)
+        if generation.output and generation.running and not in_parts:
             raise StrategyError(
-                "a request with images, embeddings or a long input cannot be resumed from its text",
+                "a request with images, embeddings, a long input or guidance by another prompt "
+                "cannot be resumed from its text",
                 hint="Wait until it ends, or cancel it",
             )
         self.release(generation)

@@ -1,7 +1,7 @@
 """Builds a `Generator` from groups of options; refuses invalid options before it reads weights."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
-from outrider.guidance.classifier_free import guide
+from outrider.guidance.recipe import Recipe
 from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -41,6 +41,7 @@ from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
 from outrider.strategy.calibration import Calibration, load_calibrations
 from outrider.strategy.datastores import open_datastore
+from outrider.strategy.guiding import guided
 from outrider.strategy.recipe import Cascade, Speculation
 
 Tiers = Sequence[tuple[str, ModelSource]]
@@ -66,7 +67,8 @@ def build(
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
     selection = reading.config(len(tiers) - 1)
-    changes = (reading.guidance, reading.layer_skipping) != (1.0, 1.0) or selection is not None
+    recipe = reading.recipe
+    changes = recipe is not None or reading.layer_skipping != 1.0 or selection is not None
     if head is not None:
         check_alone(head, changes)
     ships = len(tiers) == 1 and head is None and models.draft is None and not changes
@@ -74,15 +76,17 @@ def build(
     speculation.check_tiers(len(tiers) + (head is not None or ships))
     learning.check(len(tiers), models.draft_vocabulary, speculation.named)
     demands = limited(demands, selection, reading.selection_on)
-    if reading.guidance != 1.0:  # guidance keeps two sequences for each request
-        demands[0] = replace(demands[0], cache=2 * demands[0].cache)
+    if recipe is not None:
+        demands[0] = replace(demands[0], cache=recipe.readings * demands[0].cache)
+        demands += [_demand(*role, runtime, dtype) for role in _roles(recipe)]
     if head is not None:
         demands.append(head_demand(head))
     plan_memory(demands, context=runtime.planned_context, device=device)
     codec, others = _tokenizers(models, tiers)
     store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)
     ranker = shared_ranker(selection)
-    loaded = _loaded(models, tiers, runtime, device)
+    own = {} if models.adapter is None else {tiers[0][0]: models.adapter}
+    loaded = _loaded(models, tiers, runtime, device, own)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
         check_vocabularies(codec, other, loaded[0], model, name)
     if models.draft_vocabulary is not None:
@@ -98,7 +102,9 @@ def build(
         loaded = [pair.target, *loaded[1:], pair.head]
     speculation.check_tiers(len(loaded))
     learner = learning.learner(tiers[-1][1], loaded[-1])
-    loaded[0] = guide(skipping(loaded[0], reading.layer_skipping), reading.guidance)
+    loaded[0] = skipping(loaded[0], reading.layer_skipping)
+    if recipe is not None:
+        loaded[0] = _guided(recipe, loaded[0], codec, models, runtime, device)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
     cascade = Cascade(tuple(loaded), speculation, tuple(known), store, learner)
     return Generator(
@@ -109,7 +115,31 @@ def build(
         guard=speculation.guard,
         context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
+        contrast=recipe.contrast if recipe is not None else None,
     )
+
+
+def _roles(recipe: Recipe) -> list[tuple[str, ModelSource]]:
+    """Return the models of a guidance method, with the names of their roles."""
+    return [(role, _wrapped(role, source)) for role, source in recipe.models().items()]
+
+
+def _guided(
+    recipe: Recipe,
+    target: LanguageModel,
+    codec: Tokenizer | None,
+    models: Models,
+    runtime: Runtime,
+    device: torch.device,
+) -> LanguageModel:
+    """Load the other models of a guidance method, and build the guided target."""
+    roles = _roles(recipe)
+    others = _loaded(models, roles, runtime, device, recipe.adapters())
+    for (role, source), model in zip(roles, others, strict=True):
+        own = tokenizer_for(source, trust_remote_code=models.trust_remote_code) or codec
+        check_vocabularies(codec, own, target, model, role)
+    named = {role: model for (role, _), model in zip(roles, others, strict=True)}
+    return guided(recipe, target, named, codec)
 
 
 def _reduced(loaded: Sequence[LanguageModel], tiers: Tiers, count: int) -> LanguageModel:
@@ -178,14 +208,18 @@ def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[To
 
 
 def _loaded(
-    models: Models, tiers: Tiers, runtime: Runtime, device: torch.device
+    models: Models,
+    tiers: Tiers,
+    runtime: Runtime,
+    device: torch.device,
+    adapters: Mapping[str, str | Path],
 ) -> list[LanguageModel]:
-    """Load the models, largest first; only the target gets an adapter."""
+    """Load the models, largest first, with the adapters of their tiers."""
     return [
         load_model(
             source,
             name=called(name, source),
-            adapter=None if number else models.adapter,
+            adapter=adapters.get(name),
             dtype=runtime.dtype,
             cache_dtype=runtime.cache_dtype,
             context_length=runtime.context_length,
@@ -193,7 +227,7 @@ def _loaded(
             threads=runtime.threads,
             trust_remote_code=models.trust_remote_code,
         )
-        for number, (name, source) in enumerate(tiers)
+        for name, source in tiers
     ]
 
 

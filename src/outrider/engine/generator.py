@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
 
 from outrider.constraints import Grammars
@@ -15,6 +16,7 @@ from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.learners.learning import teach
 from outrider.engine.requests import (
+    Contrast,
     ModelDefaults,
     copied_params,
     params_for,
@@ -23,7 +25,7 @@ from outrider.engine.requests import (
     warn_of_state,
     warn_of_stops,
 )
-from outrider.engine.result import Result, ResultMaker, report_of
+from outrider.engine.result import Result, result_of
 from outrider.engine.searches.searching import Searching
 from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
@@ -47,8 +49,8 @@ _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 class Generator(Searching):
     """Writes text with one strategy.
 
-    The caches of the last single request are kept: if the next prompt begins like the last text
-    (the next turn of a conversation), each tier reads its new tokens only. `profile`: of `load`."""
+    The caches of the last single request are kept for the next turn of a conversation.
+    `profile`: of `load`."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Generator(Searching):
         mode: str = "exact",
         context_length: int | None = None,
         selection: ContextConfig | None = None,
+        contrast: Contrast | None = None,
         guard: str = "on",
     ) -> None:
         """Build a generator for one strategy.
@@ -70,6 +73,7 @@ class Generator(Searching):
             mode: the mode that results report.
             context_length: most tokens of prompt and answer; None uses the target's window.
             selection: how documents are cut into chunks and which chunks the models read.
+            contrast: the other prompt that guidance reads for a prompt (`Recipe.contrast`).
             guard: `on`, `warn` or `off`; see `load`.
         """
         self._strategy = strategy
@@ -78,6 +82,7 @@ class Generator(Searching):
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
+        self.contrast = contrast
         self.restrictions = Restrictions(
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
@@ -213,9 +218,7 @@ class Generator(Searching):
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
             )
         strategy = self.strategy_for(self.params(**sampling))
-        prompts = self._read([prompt], documents, [images])
-        [generation] = self._generations(prompts, 1, sampling, strategy)
-        rounds = self.run([generation], strategy)
+        generation, rounds = self.start(prompt, images=images, documents=documents, **sampling)
         return Stream(generation, rounds, lambda: self.result(generation, strategy))
 
     def sample_constrained(
@@ -261,15 +264,22 @@ class Generator(Searching):
         return generation, self.run([generation], strategy)
 
     def prompt(
-        self, prompt: GivenPrompt, *, images: GivenImages = None, documents: GivenDocuments = None
+        self,
+        prompt: GivenPrompt,
+        *,
+        images: GivenImages = None,
+        documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
     ) -> Prompt:
-        """Build the `Prompt` that `generate` would read; `generate` accepts it in place of the
-        inputs.
+        """Build the `Prompt` that `generate` would read; `generate` accepts it too. `contrast` is
+        the other prompt of guidance, with the same images.
 
         Use it to inspect the chunks of a long input and to pin some of them:
         `replace(prompt, context=prompt.context.pin(3))`.
         """
-        return self._read([prompt], documents, [images])[0]
+        read = self._read([prompt], documents, [images])[0]
+        other = contrast if contrast is None else self._read([contrast], None, [images])[0]
+        return read if other is None else replace(read, contrast=other)
 
     def params(self, **sampling: Unpack[SamplingOptions]) -> SamplingParams:
         """Merge `sampling` into the defaults of the checkpoint."""
@@ -304,17 +314,7 @@ class Generator(Searching):
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
         """Build the result of a finished generation."""
-        make = ResultMaker(
-            mode=self.mode,
-            exactness=strategy.exactness,
-            windows=strategy.windows,
-            bytes_per_token=strategy.target.info.bytes_per_token,
-            guard=report_of(self.guard_of(strategy), generation),
-        )
-        sequence = generation.sequence
-        if sequence is None or not sequence.begun:
-            return make(generation, {})
-        return make(generation, strategy.drafter.counters(sequence.state))
+        return result_of(generation, strategy, self.mode, self.guard_of(strategy))
 
     def reset(self) -> None:
         """Drop the caches kept for the next turn, but not the statistics of policies."""
@@ -327,7 +327,7 @@ class Generator(Searching):
         images: Sequence[GivenImages] | None,
     ) -> list[Prompt]:
         size = self.selection.chunk_size
-        return read_prompts(prompts, images, documents, self.tokenizer, size)
+        return read_prompts(prompts, images, documents, self.tokenizer, size, self.contrast)
 
     def _generations(
         self, prompts: Sequence[Prompt], n: int, given: Mapping[str, JsonValue], strategy: Strategy

@@ -18,6 +18,7 @@ from outrider.models.loading import ModelSource, TokenizerSource, tokenizer_for
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, Learner
+from outrider.strategy.guiding import GivenGuidance
 from outrider.strategy.profile import Profile
 from outrider.strategy.recipe import Speculation
 
@@ -48,7 +49,7 @@ def load(
     context_length: int | None = None,
     selection: GivenSelection = None,
     selection_on: str = "target",
-    guidance: float = 1.0,
+    guidance: GivenGuidance = 1.0,
     layer_skipping: float = 1.0,
     learn: str | Learner | None = None,
     learn_folder: str | Path | None = None,
@@ -115,9 +116,11 @@ def load(
         selection_on: `target`: every tier reads a selection, and `mode` guarantees the text of a
             target that reads only the selection. `drafters`: the target reads everything, and the
             text does not change.
-        guidance: scale of classifier-free guidance: how strongly tokens are preferred that the
-            images make more likely (`guidance/classifier_free.py`); 1 is no guidance. Each text is
-            read twice. The guarantee of `mode` refers to the guided text.
+        guidance: how the scores of several models or prompts are mixed: a method such as
+            `Guidance.contrastive(amateur="./small", alpha=0.1)` or its text form (`outrider
+            methods` lists them); or a number, the scale of classifier-free guidance: how strongly
+            tokens are preferred that the images, or the prompt, make more likely; 1 is no guidance.
+            The guarantee of `mode` refers to the guided text.
         layer_skipping: factor by which the layers that run for a token of the answer are reduced
             (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text differs
             from that of the full model. Prompts pass all layers.

@@ -8,12 +8,13 @@ from typing import TypeGuard, cast
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.engine.long_inputs import GivenSelection, context_config
-from outrider.guidance.classifier_free import check_scale
+from outrider.guidance.recipe import Recipe
 from outrider.kernels.forking import use_torch_threads
 from outrider.models.devices import check_cache_dtype
 from outrider.models.loading import ModelSource, TokenizerSource
 from outrider.models.sources.families import families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
+from outrider.strategy.guiding import GivenGuidance, recipe_of
 from outrider.strategy.modes import tier_names
 
 NO_TIER = "none"
@@ -106,12 +107,17 @@ class Reading:
 
     selection: GivenSelection = None
     selection_on: str = "target"
-    guidance: float = 1.0
+    guidance: GivenGuidance = 1.0
     layer_skipping: float = 1.0
 
     def __post_init__(self) -> None:
-        check_scale(self.guidance)
+        recipe_of(self.guidance)
         check_speedup(self.layer_skipping)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The guidance method; None without guidance."""
+        return recipe_of(self.guidance)
 
     def config(self, below: int) -> ContextConfig | None:
         """Parse the selection; None if everything is read.

@@ -2,7 +2,7 @@
 
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -134,12 +134,17 @@ def params_for(
     return follow(defaults.generation_config, params, text)
 
 
+Contrast = Callable[[GivenPrompt], GivenPrompt | None]
+"""Maps a prompt to the other prompt that guidance reads; None: there is none."""
+
+
 def read_prompts(
     prompts: Sequence[GivenPrompt],
     images: Sequence[GivenImages] | None,
     documents: GivenDocuments,
     tokenizer: TextCodec | None,
     chunk_size: int,
+    contrast: Contrast | None = None,
 ) -> list[Prompt]:
     """Read prompts with their images, or with documents before them.
 
@@ -149,10 +154,31 @@ def read_prompts(
         documents: long inputs that are placed before each prompt.
         tokenizer: for prompts of text.
         chunk_size: tokens of a chunk of the documents.
+        contrast: derives the other prompt of guidance, which is read with the same images or
+            documents.
 
     Raises:
         OptionError: images and documents are given together, or something cannot be read.
     """
+    read = _read_all(prompts, images, documents, tokenizer, chunk_size)
+    if contrast is None:
+        return read
+    others = [contrast(prompt) for prompt in prompts]
+    for i, other in enumerate(others):
+        if other is not None and read[i].contrast is None:
+            own = None if images is None else [images[i]]
+            [twin] = _read_all([other], own, documents, tokenizer, chunk_size)
+            read[i] = replace(read[i], contrast=twin)
+    return read
+
+
+def _read_all(
+    prompts: Sequence[GivenPrompt],
+    images: Sequence[GivenImages] | None,
+    documents: GivenDocuments,
+    tokenizer: TextCodec | None,
+    chunk_size: int,
+) -> list[Prompt]:
     images = images_of(prompts, images)
     if documents is None:
         pairs = zip(prompts, images, strict=True)

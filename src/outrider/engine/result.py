@@ -13,6 +13,7 @@ from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.engine.html import result_html
 from outrider.engine.readings import context_figures, reading_of
 from outrider.policies.guard import Guard, GuardReport, State
+from outrider.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class Result:
         context: figures of a long input; its entry `on` says which tiers read a selection:
             `target`, `drafters`, or None if everything was read. None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
-        guidance: the scale of classifier-free guidance; None without guidance.
+        guidance: the scale of classifier-free guidance, or another guidance method; None without.
         validated: whether the text follows its JSON schema, checked after decoding; None without a
             schema, and for a schema that the grammar enforces as a whole (`Constraint.enforced`).
     """
@@ -117,7 +118,7 @@ class Result:
     error: str | None = None
     context: dict[str, JsonValue] | None = None
     reading: Reading | None = None
-    guidance: float | None = None
+    guidance: float | str | None = None
     validated: bool | None = None
 
     @property
@@ -267,6 +268,21 @@ class ResultMaker:
             accept_target=accept,
         )
         return metrics.predicted_speed(costs, self.windows[1], self.windows[0])
+
+
+def result_of(generation: Generation, strategy: Strategy, mode: str, guard: Guard | None) -> Result:
+    """Build the result of a generation that a strategy has written."""
+    make = ResultMaker(
+        mode=mode,
+        exactness=strategy.exactness,
+        windows=strategy.windows,
+        bytes_per_token=strategy.target.info.bytes_per_token,
+        guard=report_of(guard, generation),
+    )
+    sequence = generation.sequence
+    if sequence is None or not sequence.begun:
+        return make(generation, {})
+    return make(generation, strategy.drafter.counters(sequence.state))
 
 
 def report_of(guard: Guard | None, generation: Generation) -> GuardReport | None:

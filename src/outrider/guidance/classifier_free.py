@@ -1,119 +1,70 @@
-"""Classifier-free guidance: prefers tokens that the images make more likely.
+"""Classifier-free guidance: prefers tokens that the images, or the prompt, make more likely.
 
 Kornblith et al., "Guiding image captioning models toward more specific captions" (arXiv
-2307.16686). Their gamma is `scale` here. A guided model is a `LanguageModel` like any other, so
-drafts are verified against the guided distribution and do not change the text.
+2307.16686). Their gamma is `scale` here.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Exactness, IntArray, Prompt, Rows
-from outrider.guidance.cache import GuidedCache
-from outrider.guidance.mix import mix
-from outrider.models.wrappers.passing import ModelWrapper, opened_segment
-from outrider.protocols import Cache, LanguageModel, Segment
+from outrider.core.types import Exactness, Prompt
+from outrider.guidance.mixed import Mixed
+from outrider.guidance.mixer import Weighted
+from outrider.guidance.recipe import Parts, Recipe
+from outrider.guidance.source import Source, blank_images, last_token
+from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
 
-class Guided(ModelWrapper):
-    """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierFree(Recipe):
+    """`null + scale * (seen - null)`.
 
-    `seen` are the logits after the prompt with its images, `null` those after the same prompt with
-    `ImagePrompt.blanked()` images. Each text is read twice, in one forward of the inner model. A
-    scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper,
+    `seen` are the logits after the prompt, `null` those after a prompt that says less: the same
+    with blank images; or the other prompt that is given with it (`Prompt.contrast`); or, for models
+    that read text only, its last token, as in `transformers`. Both texts are read in one forward. A
+    scale of 1 gives the model's own rows bit for bit, 0 those of the other prompt. In the paper,
     captions with a scale above 1 name more of what is there and are less fluent; those of
-    `tiny-vision` name less (docs/negative-results.md). Prompts without images are read once and are
-    not guided.
+    `tiny-vision` name less (docs/negative-results.md). Prompts without images, for models that
+    read images, are read once and are not guided.
 
-    A model that drafts with its own layers still can: its drafts are not guided. They follow the
-    text with its images only, at half the cost; verification is guided.
-
-    A token that is excluded (-inf) after the images stays excluded. A token that is excluded only
-    without them makes the row unusable, which ends that request with an error.
-
-    Args:
-        inner: the model that reads images.
+    Attributes:
         scale: strength of the guidance; finite and at least 0.
-
-    Raises:
-        OptionError: the scale is out of range.
     """
 
-    def __init__(self, inner: LanguageModel, scale: float) -> None:
-        check_scale(scale)
-        info = replace(
-            inner.info,
-            find_fingerprint=lambda: f"{inner.info.fingerprint}-guided-{scale:g}",
-            find_bytes_per_token=lambda: 2 * inner.info.bytes_per_token,
-        )
-        super().__init__(inner, info, _seen)
-        self.guidance = float(scale)
-        self.chain_decoder = None  # the inner model would choose from logits that are not mixed
-        self.segmented = None  # pieces refer to tokens of one text, and there are two
-        self.selector = None  # both texts select their chunks when they are read
+    name: ClassVar[str] = "classifier-free"
+    readings: ClassVar[int] = 2
 
-    def start(
-        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Cache]:
-        """Read the prompts; those with images are also read with blank images."""
-        old = list(reuse) if reuse is not None else [None] * len(prompts)
-        blanks = {id(p): _blank(p) for p in prompts if p.image_prompt is not None}
-        twins = [i for i, prompt in enumerate(prompts) if id(prompt) in blanks]
-        caches = self.inner.start(
-            [*prompts, *(blanks[id(prompts[i])] for i in twins)],
-            [*(cache and _seen(cache) for cache in old), *(_unseen(old[i]) for i in twins)],
-        )
-        out = list(caches[: len(prompts)])
-        for i, unseen in zip(twins, caches[len(prompts) :], strict=True):
-            out[i] = GuidedCache(out[i], unseen, self.guidance)
-        return out
+    scale: float = 1.5
 
-    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments after both texts of a guided prompt, in one forward."""
-        pairs = [
-            (i, replace(segment, cache=segment.cache.unseen))
-            for i, segment in enumerate(segments)
-            if isinstance(segment.cache, GuidedCache)
-        ]
-        twins = [i for i, _ in pairs]
-        rows = self.inner.forward(
-            [
-                *(opened_segment(segment, _seen) for segment in segments),
-                *(segment for _, segment in pairs),
-            ],
-            [*want, *(want[i] for i in twins)],
-        )
-        out = rows[: len(segments)]
-        for i, null in zip(twins, rows[len(segments) :], strict=True):
-            out[i] = self._mixed(out[i], null)
-        return out
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
 
-    def _mixed(self, seen: Rows, null: Rows) -> Rows:
-        if self.guidance == 1.0:
-            return seen
-        # Without a chooser: the model's own would choose from logits that are not mixed.
-        logits = mix((seen.logits, null.logits), (self.guidance, 1.0 - self.guidance))
-        return replace(seen, logits=logits, chooser=None)
+    def build(self, parts: Parts) -> LanguageModel:
+        """Return the guided target."""
+        return guide(parts.target, self.scale)
 
 
 def guide(model: LanguageModel, scale: float) -> LanguageModel:
-    """Guide `model` by the images of its prompts; return it unchanged if the scale is 1.
-
-    Raises:
-        OptionError: the scale is out of range, or the model does not read images.
-    """
+    """Guide `model`; return it unchanged if the scale is 1. Raises `OptionError`."""
     check_scale(scale)
-    if scale == 1.0:
-        return model
-    if not model.info.image_token_ids:
-        raise OptionError(
-            f"guidance is {scale:g}, but model {model.info.name} does not read images",
-            hint="Leave guidance out, or load an image-text model with its processor",
-        )
-    return Guided(model, scale)
+    return model if scale == 1.0 else guided(model, scale)
+
+
+def guided(model: LanguageModel, scale: float) -> Mixed:
+    """Guide `model`. Raises `OptionError` if the scale is out of range."""
+    check_scale(scale)
+    reads_images = bool(model.info.image_token_ids)
+
+    def null(prompt: Prompt) -> Prompt | None:
+        if prompt.contrast is not None:
+            return prompt.contrast
+        return blank_images(prompt) if reads_images else last_token(prompt)
+
+    sources = Source(model=model), Source(model=model, view=null)
+    return Mixed(sources, Weighted(weights=(scale, 1.0 - scale)), float(scale))
 
 
 def check_scale(scale: float) -> None:
@@ -126,25 +77,11 @@ def check_scale(scale: float) -> None:
         )
 
 
-def _blank(prompt: Prompt) -> Prompt:
-    """Return the same prompt with blank images."""
-    assert prompt.image_prompt is not None
-    return replace(prompt, image_prompt=prompt.image_prompt.blanked())
-
-
-def _seen(cache: Cache) -> Cache:
-    return cache.seen if isinstance(cache, GuidedCache) else cache
-
-
-def _unseen(cache: Cache | None) -> Cache | None:
-    return cache.unseen if isinstance(cache, GuidedCache) else None
-
-
 METHOD = Method(
     name="classifier-free",
-    cls=Guided,
-    summary="captions describe more of the image: --guidance, load(guidance=...)",
+    cls=ClassifierFree,
+    summary="follows the images, or the prompt, more closely: --guidance 1.5",
     paper=Paper("classifier-free guidance for captions", "2307.16686"),
     promise=Exactness.LOSSY,
-    needs="a model that reads images",
+    memory="a second cache of each text",
 )

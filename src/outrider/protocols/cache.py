@@ -17,12 +17,13 @@ class CacheReport:
     Attributes:
         vision_seconds: wall-clock seconds spent on encoding the images.
         reading: which parts of a long input were read (`context.reading.Reading`); None: all of it.
-        guidance: the scale of classifier-free guidance; None: no guidance is used.
+        guidance: the scale of classifier-free guidance, or another guidance method with its
+            options; None: no guidance is used.
     """
 
     vision_seconds: float = 0.0
     reading: ReadingRecord | None = None
-    guidance: float | None = None
+    guidance: float | str | None = None
 
 
 @runtime_checkable

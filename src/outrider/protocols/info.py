@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from outrider.core.layers import Exits
-from outrider.core.types import Exactness
+from outrider.core.types import Exactness, Prompt
 from outrider.core.values import JsonValue
 
 _CPU = torch.device("cpu")
@@ -39,6 +39,8 @@ class ModelInfo:
         exactness: how its text compares with the text of the model that it replaces.
         reads_axes: whether a token may have several position axes (`Prompt.axes`).
         reads_prompts: whether drafts may hold rows that are no tokens (`Draft.prompts`).
+        whole_prompts: what follows depends on where the prompt ends, as with guidance by another
+            prompt. Such prompts are read at once, and a text is not continued as a prompt.
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
@@ -67,6 +69,7 @@ class ModelInfo:
     exactness: Exactness = Exactness.IDENTICAL
     reads_axes: bool = False
     reads_prompts: bool = False
+    whole_prompts: bool = False
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None
@@ -78,6 +81,10 @@ class ModelInfo:
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None
     exits: Exits | None = None
+
+    def reads_in_parts(self, prompt: Prompt) -> bool:
+        """Whether a prompt can be read in parts, and again together with its output."""
+        return prompt.plain and not self.whole_prompts
 
     @cached_property
     def fingerprint(self) -> str:

@@ -95,7 +95,10 @@ POLICIES = (
 MODELS = ("models.wrappers.skipping",)
 """Modules of models that wrap the target and change its text."""
 
-GUIDANCE = ("guidance.classifier_free",)
+GUIDANCE = (
+    "guidance.contrastive",
+    "guidance.classifier_free",
+)
 """Modules of guidance methods, which change the target's distribution."""
 
 CONSTRAINTS = ("constraints.monte_carlo.awrs",)

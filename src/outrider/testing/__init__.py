@@ -9,6 +9,7 @@ They need no test framework, no network and no checkpoint: models are tables of 
 
 from outrider.testing.drafters import DrafterReport, check_drafter
 from outrider.testing.errors import ConformanceError
+from outrider.testing.guidance import GuidanceReport, check_guidance
 from outrider.testing.methods import check_method
 from outrider.testing.rigs import Family
 from outrider.testing.rules import RuleReport, check_rule
@@ -18,9 +19,11 @@ __all__ = [
     "ConformanceError",
     "DrafterReport",
     "Family",
+    "GuidanceReport",
     "RuleReport",
     "RunnerReport",
     "check_drafter",
+    "check_guidance",
     "check_method",
     "check_rule",
     "check_runner",

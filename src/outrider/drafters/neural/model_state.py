@@ -100,7 +100,7 @@ def open_states(
     prompts = [own_prompt(request, model) for request in requests]
     known = [before.cache if isinstance(before, ModelState) else None for before in old]
     fitting = [i for i, prompt in enumerate(prompts) if fits(model, prompt)]
-    parts = [i for i in fitting if requests[i].in_parts and prompts[i].plain]
+    parts = [i for i in fitting if requests[i].in_parts and model.info.reads_in_parts(prompts[i])]
     for i in parts:
         found = start_known(model, prompts[i].token_ids, known[i])
         states[i].cache, states[i].ahead = found

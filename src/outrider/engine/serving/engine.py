@@ -77,6 +77,7 @@ class Engine:
         self._inbox: SimpleQueue[Submission | str] = SimpleQueue()
         self._guard = generator.guard_of(self._strategy)
         self._session = Session(self._strategy.stage, self._guard)
+        self._in_parts = strategy.target.info.reads_in_parts
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
         self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
@@ -213,7 +214,7 @@ class Engine:
                     arrived=message.received,
                     level=message.priority,
                     after=None if sample.leader is None else sample.leader.key,
-                    resumable=sample.submission.prompt.plain,
+                    resumable=self._in_parts(sample.submission.prompt),
                 )
             )
 
@@ -245,12 +246,10 @@ class Engine:
         """Let a sample join the session: its prompt is read in parts, or continued."""
         if sample.began is None:
             sample.began = perf_counter()
-        plain = sample.submission.prompt.plain
+        chunk = 0 if self._in_parts(sample.submission.prompt) else None
         try:
-            previous, known = self._previous(sample) if plain else (None, 0)
-            previous = previous or self._learned
-            chunk = 0 if plain else None
-            self._session.add([sample.generation], [previous], chunk=chunk)
+            previous, known = self._previous(sample) if chunk is not None else (None, 0)
+            self._session.add([sample.generation], [previous or self._learned], chunk=chunk)
         except OutriderError as error:  # of this request: others are served
             self._end(sample, "invalid_request", str(error))
             return
@@ -300,7 +299,8 @@ class Engine:
             if self._learner is not None and not failure:
                 self._learner.note(generation.request)
         self._session.release(generation)
-        if sequence is not None and generation.error is None and sample.submission.prompt.plain:
+        reusable = generation.error is None and self._in_parts(generation.request.prompt)
+        if sequence is not None and reusable:
             self._prefixes.put(sample.submission.salt, sequence)
         self._scheduler.ended(sample.key)
         del self._samples[sample.key]

@@ -138,9 +138,10 @@ def submissions_for(
     options = sampling_options(body, recommended, context.info.vocab_size)
     options |= _constrained(accepted, gate, calls)
     prompts = [_cut(prompt, body, context) for prompt in prompts]
-    if score_prompt is not None and not all(prompt.plain for prompt in prompts):
-        raise unsupported("prompt_logprobs", "the prompt holds images, or documents in parts")
     target = generator.strategy.target
+    if score_prompt is not None and not all(map(target.info.reads_in_parts, prompts)):
+        why = "the prompt holds images, or documents in parts, or the model is guided by prompts"
+        raise unsupported("prompt_logprobs", why)
     try:
         params = [checked(generator, prompt, options) for prompt in prompts]
         places = [places_of(prompt, target) for prompt in prompts]
