@@ -38,6 +38,14 @@ class Case:
 CASES = {
     "classifier-free": Case(options=lambda family: {"scale": 1.7}, neutral={"scale": 1.0}),
     "contrastive": Case(options=lambda family: {"amateur": family.draft}),
+    "proxy-tuning": Case(
+        options=lambda family: {"untuned": family.draft, "tuned": family.small},
+        neutral={"alpha": 0.0},
+    ),
+    "two-prompt": Case(options=lambda family: {}, neutral={"strength": 0.0}),
+    "lm-guidance": Case(
+        options=lambda family: {"model": family.draft}, neutral={"beta": 0.0, "weight": 0.0}
+    ),
 }
 """How each method is built here; a new method needs an entry."""
 

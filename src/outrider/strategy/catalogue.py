@@ -97,7 +97,10 @@ MODELS = ("models.wrappers.skipping",)
 
 GUIDANCE = (
     "guidance.contrastive",
+    "guidance.proxy_tuning",
+    "guidance.two_prompt",
     "guidance.classifier_free",
+    "guidance.lm_guidance",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
