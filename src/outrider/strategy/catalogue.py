@@ -101,6 +101,7 @@ GUIDANCE = (
     "guidance.two_prompt",
     "guidance.classifier_free",
     "guidance.lm_guidance",
+    "guidance.routing.foreal",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
