@@ -38,6 +38,7 @@ class Case:
 CASES = {
     "classifier-free": Case(options=lambda family: {"scale": 1.7}, neutral={"scale": 1.0}),
     "contrastive": Case(options=lambda family: {"amateur": family.draft}),
+    "dola": Case(options=lambda family: {"layers": (1,)}, neutral={"layers": (2,)}),
     "proxy-tuning": Case(
         options=lambda family: {"untuned": family.draft, "tuned": family.small},
         neutral={"alpha": 0.0},

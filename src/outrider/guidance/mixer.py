@@ -62,13 +62,19 @@ class Mixer(ABC):
     and other requests do not change it.
 
     Attributes:
-        stages: numbers of the sources, in the order in which they are read. Sources of one stage
-            are read together; those of a later stage may depend on what was found before.
         reads_texts: whether rows depend on `Found.texts`, so on where the prompt ends.
     """
 
-    stages: tuple[tuple[int, ...], ...]
     reads_texts: ClassVar[bool] = False
+
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of the sources, in the order in which they are read.
+
+        Sources of one stage are read together; those of a later stage may depend on what was found
+        before.
+        """
+        return ((0,),)
 
     def wanted(self, source: int, found: Found) -> Mask | None:
         """Return the rows for which `source` is read, given the sources of earlier stages.
@@ -112,7 +118,7 @@ class Weighted(Mixer):
     gate: Gate | None = None
 
     @property
-    def stages(self) -> tuple[tuple[int, ...], ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def stages(self) -> tuple[tuple[int, ...], ...]:
         """The base first, if it decides about the others."""
         read = tuple(i for i, weight in enumerate(self.weights) if i == 0 or weight != 0.0)
         return (read,) if self.gate is None else ((0,), read[1:])

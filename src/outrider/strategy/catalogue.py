@@ -97,6 +97,7 @@ MODELS = ("models.wrappers.skipping",)
 
 GUIDANCE = (
     "guidance.contrastive",
+    "guidance.dola",
     "guidance.proxy_tuning",
     "guidance.two_prompt",
     "guidance.classifier_free",

@@ -15,7 +15,10 @@ class Routed(Mixer):
     Subclasses say which rows the first source writes.
     """
 
-    stages = ((0, 1),)
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """Both together: the text decides, which is known."""
+        return ((0, 1),)
 
     @abstractmethod
     def leads(self, found: Found) -> Mask:
