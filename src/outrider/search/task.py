@@ -40,6 +40,11 @@ class Search(ABC):
     sampling: ClassVar[Mapping[str, JsonValue]] = {}
     reads_stops: ClassVar[bool] = False
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its options name a file or folder to read, which clients of a server may not."""
+        return False
+
     @abstractmethod
     def run(self, task: "Task") -> Sequence[Candidate]:
         """Return the texts found, the best first.

@@ -106,8 +106,18 @@ class Searching(Protocol):
             context_length=self.context_length,
         )
         if scorer is not None and not isinstance(scorer, Scorer):
+            if not callable(scorer):
+                raise OptionError(
+                    f"scorer is {shown(scorer)}",
+                    hint="Give a function of a text, or outrider.search.scorers.named.make_scorer",
+                )
             scorer = FunctionScorer(scorer)
-        limits = Limits(tokens=budget) if isinstance(budget, int) else budget or Limits()
+        limits = Limits() if budget is None else budget
+        limits = Limits(tokens=limits) if isinstance(limits, int) else limits
+        if not isinstance(limits, Limits):
+            raise OptionError(
+                f"budget is {shown(limits)}", hint="Give a number of tokens, or Limits"
+            )
         guard = self.guard_of(used)
         task = Task(
             stage=used.stage,
@@ -139,6 +149,11 @@ def chosen(
             hint="Give a name, or an object of a subclass of outrider.search.Search",
         )
     parsed = Expression.parse(strategy, "search")
+    if parsed.inner:
+        raise OptionError(
+            f"search {parsed.name!r} combines no other methods",
+            hint=f"Write {parsed.name}(option=value)",
+        )
     found = record("search", parsed.name)
     own = {name: value for name, value in options.items() if name in found.options}
     rest = {name: value for name, value in options.items() if name not in found.options}

@@ -158,8 +158,8 @@ class Beams:
             LogitsError: logits are NaN or +inf, or nothing is allowed after any beam and no text is
                 finished.
         """
-        self.steps, self.taken = [], []
         if not self.running:
+            self.steps, self.taken = [], []
             return
         rows = logits[[beam.row for beam in self.running]]
         rows = rows if rows.dtype == torch.float64 else rows.float()
@@ -171,7 +171,8 @@ class Beams:
         else:
             ranked = torch.stack([self._allowed(*one) for one in zip(logprobs, texts, strict=True)])
         if penalty is not None:
-            ranked = penalty(ranked)
+            ranked = penalty(ranked)  # it may end the search, which then returns the steps before
+        self.steps, self.taken = [], []
         for rank, step in enumerate(self._best(logprobs, ranked)):
             if rank < self.width:
                 self.taken.append(step.token)

@@ -1,5 +1,6 @@
 """DeAL: beam search that also judges what greedy decoding would write after each token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -166,6 +167,8 @@ class _Tokens:
                 if len(one.tokens) == 1:
                     self.rewards[text] = reward
             extra = self.worth.extra(rewards)
+            if max(extra) == -math.inf:  # rewards that refuse everything choose nothing
+                extra = [0.0] * len(found)
         own = torch.full_like(ranked, -torch.inf)
         self.newest = {}
         for (number, token), one, more in zip(places, found, extra, strict=True):

@@ -155,7 +155,12 @@ class Cfic(Search):
             for token in chosen[: self.spans]
         ]
         steps = [(branch, token) for branch, token in zip(branches, chosen, strict=False)]
-        while steps := [(branch, token) for branch, token in steps if branch.place.open]:
+        room = task.cache.remaining
+        while steps := [
+            (branch, token)
+            for branch, token in steps
+            if branch.place.open and len(branch.logprobs) <= room
+        ]:
             nodes, logits = tree.extend([(branch.node, token) for branch, token in steps])
             rows = task.logprobs(logits, [node.tokens for node in nodes])
             following: list[tuple[_Branch, int]] = []
@@ -188,8 +193,11 @@ class Cfic(Search):
         """Return after how many more sentences the text most probably ends."""
         if not self.skip or len(pieces) == 1 or not task.end_ids:
             return len(pieces) - 1
-        tokens = [token for piece in pieces for token in piece]
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0) - 1
+        ends = ends[ends < task.cache.remaining]  # what does not fit is not read
+        if len(ends) < 2:
+            return 0
+        tokens = [token for piece in pieces[: len(ends)] for token in piece]
         tree = task.tree()
         logits = tree.read(tree.root, tokens, want=ends.tolist())
         ids = sorted(task.end_ids)

@@ -77,9 +77,11 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
     )
     try:
         settings.check(body.search)
-        chosen(body.search, {})
+        made, name, _ = chosen(body.search, {})
     except OutriderError as error:
         raise from_outrider(error, "search") from None
+    if made.reads_files:
+        raise invalid(f"{name} would read files of the server. Leave its path out", "search")
     generator = context.generator
     job = SearchJob(
         run=lambda ends: generator.search(
