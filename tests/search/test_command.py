@@ -36,6 +36,13 @@ def test_what_was_found_before_a_limit_is_printed(capsys: pytest.CaptureFixture[
     assert "stopped: the limit of 12 computed tokens" in capsys.readouterr().err
 
 
+def test_a_scorer_without_effect_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for search, told in (("beam(num_beams=2)", True), ("best-of-n(samples=2)", False)):
+        command = ["generate", "Once upon", *TINY, "--search", search, "--max-new-tokens", "4"]
+        assert main([*command, "--scorer", "keywords:a"]) == 0
+        assert ("asked the scorer keywords:a for nothing" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
