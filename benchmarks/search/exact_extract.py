@@ -25,6 +25,7 @@ from benchmarks.search.intervals import shown
 
 from outrider import Generator, load
 from outrider.core.types import Prompt
+from outrider.core.values import JsonValue
 from outrider.inputs.lines import numbered_lines
 from outrider.protocols import Cache
 from outrider.search import Candidate, Task
@@ -136,13 +137,9 @@ def replaced(search: ExactExtract, passage: str) -> ExactExtract:
     return replace(search, passage=passage)
 
 
-def asked(generator: Generator, prompt: Prompt, cache: Cache, most: int) -> Task:
-    """Return the task of a prompt that was read."""
-    assert generator.tokenizer is not None
-    ends = [i for text in ("\n", "\n\n") if len(i := generator.tokenizer.encode(text)) == 1]
-    params = generator.defaults.params(
-        {"max_new_tokens": most, "seed": 1, "temperature": 0.0, "stop_token_ids": sum(ends, ())}
-    )
+def asked(generator: Generator, prompt: Prompt, cache: Cache, **options: JsonValue) -> Task:
+    """Return the task of a prompt that was read, with options of sampling."""
+    params = generator.defaults.params({"seed": 1, "temperature": 0.0, **options})
     used = generator.strategy_for(params)
     task = Task(
         stage=used.stage,
@@ -174,6 +171,8 @@ def main() -> None:
     generator = load(given.model, threads=1, drafter="none")
     assert generator.tokenizer is not None
     model = generator.strategy_for(generator.params()).stage.model
+    ends = [i for text in ("\n", "\n\n") if len(i := generator.tokenizer.encode(text)) == 1]
+    options = {"max_new_tokens": given.longest, "stop_token_ids": sum(ends, ())}
     arms = systems(given.by_length)
     found = {name: Figures() for name in arms}
     groups, begun, cache = list[str](), perf_counter(), None
@@ -186,7 +185,7 @@ def main() -> None:
         for number, (name, answer) in enumerate(arms.items()):
             if number == 4 and len(groups) >= given.by_length:
                 continue
-            task = asked(generator, prompt, cache.fork(), given.longest)
+            task = asked(generator, prompt, cache.fork(), **options)
             first = process_time()
             one = answer(task, question.passage)
             own = found[name]
