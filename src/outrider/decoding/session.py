@@ -197,9 +197,7 @@ class Session:
         self._join_read()
         return active
 
-    def adopt(
-        self, generation: Generation, cache: Cache, previous: Earlier | None = None
-    ) -> None:
+    def adopt(self, generation: Generation, cache: Cache, previous: Earlier | None = None) -> None:
         """Add a request that continues a text: `cache` has read its prompt and its output.
 
         Args:

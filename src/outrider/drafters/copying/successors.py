@@ -132,7 +132,7 @@ class Successors(Copier[SuccessorsState]):
     together: int = 8
     name: str = "successors"
     memory: Followers = field(init=False, repr=False, compare=False)
-    chances: dict[tuple[bool, bool], Chances] = field(init=False, repr=False, compare=False)
+    chances: dict[tuple[bool, bool, bool], Chances] = field(init=False, repr=False, compare=False)
     _waiting: list[SuccessorsState] = field(init=False, repr=False, compare=False)
     _longest: int = field(init=False, repr=False, compare=False)
 
@@ -143,9 +143,10 @@ class Successors(Copier[SuccessorsState]):
         Range(0, hint="Give 0 or more tokens").check("shared", self.shared)
         _LEAST.check("least", self.least)
         chances = {
-            (sampled, constrained): Chances.of(self.own, self.shared)
+            (sampled, constrained, edited): Chances.of(self.own, self.shared)
             for sampled in (False, True)
             for constrained in (False, True)
+            for edited in (False, True)
         }
         object.__setattr__(self, "memory", Followers(max(self.shared, 1), _SHARED))
         object.__setattr__(self, "chances", chances)
@@ -170,9 +171,11 @@ class Successors(Copier[SuccessorsState]):
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
-        prompt, walk = request.source_ids, request.sampler.walk
+        prompt, sampler = request.source_ids, request.sampler
+        walk = sampler.walk
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
-        chances = self.chances[request.sampler.params.temperature > 0.0, walk is not None]
+        sampled, constrained = sampler.params.temperature > 0.0, walk is not None
+        chances = self.chances[sampled, constrained, sampler.reads_text]
         if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)
             self._learn(state)
