@@ -72,7 +72,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
         propose(drafter, state, size=2)
         drafter.commit([state], [as_ids([token])])
     drafter._learn(state)
-    fresh = Successors().chances[False, False]
+    fresh = Successors().chances[False, False, False]
     hits, trials = list(fresh.hits), list(fresh.trials)
     best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
     streak = 0
@@ -90,7 +90,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
             trials[kind] += 1
             hits[kind] += one == token
     assert state.streak == streak
-    counted = drafter.chances[temperature > 0, False]
+    counted = drafter.chances[temperature > 0, False, False]
     assert counted.trials == trials and counted.best_trials == best_trials
     assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)
 
@@ -109,7 +109,7 @@ def test_a_conversation_that_changes_its_temperature_changes_its_chances() -> No
     drafter = Successors()
     state = begin(drafter, [1, 2])
     again = begin(drafter, [1, 2, 3], previous=state, temperature=0.8)
-    assert again is state and again.chances is drafter.chances[True, False]
+    assert again is state and again.chances is drafter.chances[True, False, False]
 
 
 @given(prompt=texts, output=texts, together=st.integers(2, 9))
@@ -258,7 +258,7 @@ def test_with_a_grammar_drafts_follow_it_and_forced_tokens_are_not_counted(
         assert not len(draft) or draft.sources[-1] == "successors"
     late._learn(other)
     assert other.chances == one.chances and other.own == one.own and other.place == one.place
-    tested = sum(one.chances.best_trials) - sum(Successors().chances[False, True].best_trials)
+    tested = sum(one.chances.best_trials) - sum(Successors().chances[False, True, False].best_trials)
     assert tested <= free
 
 

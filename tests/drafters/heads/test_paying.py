@@ -117,14 +117,14 @@ def test_a_draft_pays_and_teaches(rig: Rig) -> None:
         return len(draft)
 
     assert drafted(1e-6) == 4
-    before = drafter.rates[False].chances.copy()
+    before = drafter.rates[False, False].chances.copy()
     tested = list(state.tested)
     assert drafted(0.999) == 0
     assert drafted(1e-6, least=4.0) == 0
     assert drafted(1e-6, least=4.0, beside=drafter.name) == 4, "its own gain is what others need"
     state.tested = tested
     drafter.commit([state], [as_ids([tested[0][0], (tested[1][0] + 1) % 48])])
-    after = drafter.rates[False].chances
+    after = drafter.rates[False, False].chances
     assert state.tested == []
     first, second = tested[0][1], tested[1][1]
     if first != second:
