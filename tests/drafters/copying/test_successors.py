@@ -258,7 +258,9 @@ def test_with_a_grammar_drafts_follow_it_and_forced_tokens_are_not_counted(
         assert not len(draft) or draft.sources[-1] == "successors"
     late._learn(other)
     assert other.chances == one.chances and other.own == one.own and other.place == one.place
-    tested = sum(one.chances.best_trials) - sum(Successors().chances[False, True, False].best_trials)
+    tested = sum(one.chances.best_trials) - sum(
+        Successors().chances[False, True, False].best_trials
+    )
     assert tested <= free
 
 
