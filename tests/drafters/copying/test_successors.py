@@ -1,5 +1,6 @@
 """Successors: measured chances, chains that end where a token does not pay, earlier answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import GRAMMAR, Budget, Prompt, Worth, as_ids
 from outrider.drafters.copying.successors import Successors, _needed
 from outrider.memories.chances import STREAKS
+from outrider.memories.followers import Followers
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.walk import Walk
@@ -110,6 +112,38 @@ def test_a_conversation_that_changes_its_temperature_changes_its_chances() -> No
     state = begin(drafter, [1, 2])
     again = begin(drafter, [1, 2, 3], previous=state, temperature=0.8)
     assert again is state and again.chances is drafter.chances[True, False, False]
+
+
+def test_a_prompt_that_begins_often_is_learned_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts after one prompt know the same of it, and nothing of each other."""
+    learned: list[list[int]] = []
+    real = Followers.learn
+
+    def learn(self: Followers, text: Sequence[int], start: int) -> None:
+        if len(text) > max(start, 1):
+            learned.append(list(text))
+        real(self, text, start)
+
+    monkeypatch.setattr(Followers, "learn", learn)
+    drafter, prompt = Successors(shared=0), [1, 2, 3, 1, 2]
+    states = [begin(drafter, prompt) for _ in range(4)]
+    assert learned == [prompt] * 2
+    assert all(state.own == states[0].own for state in states)
+    drafter.commit(states[3:], [as_ids([9, 8, 9, 8] * 4)])
+    assert states[3].own != states[2].own == states[0].own
+    assert begin(drafter, prompt).own == states[0].own
+    other = begin(drafter, [5, 6, 5])
+    assert learned[2:] == [[5, 6, 5]] and other.own != states[0].own
+    assert begin(drafter, prompt).own == states[0].own, "another prompt came between"
+    assert len(learned) == 4
+
+
+def test_penalties_have_their_own_chances() -> None:
+    """They make repeats rarer, of which most drafts are."""
+    drafter = Successors()
+    edited = begin(drafter, [1, 2], repetition_penalty=1.3)
+    assert edited.chances is drafter.chances[False, False, True]
+    assert begin(drafter, [1, 2]).chances is drafter.chances[False, False, False]
 
 
 @given(prompt=texts, output=texts, together=st.integers(2, 9))
