@@ -141,7 +141,8 @@ def test_a_prompt_that_begins_often_is_learned_twice(monkeypatch: pytest.MonkeyP
 def test_penalties_have_their_own_chances() -> None:
     """They make repeats rarer, of which most drafts are."""
     drafter = Successors()
-    edited = begin(drafter, [1, 2], repetition_penalty=1.3)
+    sampler = Sampler(SamplingParams(repetition_penalty=1.3))
+    [edited] = drafter.begin([Request(Prompt(token_ids=(1, 2)), sampler)])
     assert edited.chances is drafter.chances[False, False, True]
     assert begin(drafter, [1, 2]).chances is drafter.chances[False, False, False]
 
