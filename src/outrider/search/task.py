@@ -14,12 +14,12 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Stage
 from outrider.inputs.given import TextCodec
-from outrider.policies.guard import Guard
 from outrider.protocols import Cache, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
 from outrider.search.candidate import Candidate
 from outrider.search.plain import plain_tokens
+from outrider.search.records import Records
 from outrider.search.scorers.scorer import Scorer, checked_scores
 from outrider.search.segments import Branch, Passages
 from outrider.search.tree import TokenTree
@@ -64,7 +64,7 @@ class Task:
         account: what was spent.
         codec: the tokenizer, if there is one.
         scorer: judges texts, if the user gives one.
-        guard: of drafting.
+        records: what earlier searches have shown about drafts.
         partial: returns what is found so far.
     """
 
@@ -73,7 +73,7 @@ class Task:
     account: Account
     codec: TextCodec | None = None
     scorer: Scorer | None = None
-    guard: Guard | None = None
+    records: Records = field(default_factory=Records)
     partial: Callable[[], Sequence[Candidate]] = lambda: ()
     _cache: Cache | None = field(default=None)
     _prompt_text: str | None = field(default=None)
@@ -120,7 +120,7 @@ class Task:
         """Writes passages with the drafter."""
         if self._passages is None:
             self._passages = Passages(
-                stage=self.stage, request=self.request, guard=self.guard, account=self.account
+                stage=self.stage, request=self.request, records=self.records, account=self.account
             )
         return self._passages
 

@@ -1,6 +1,7 @@
 """Search strategies on a generator: `Generator.search`."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from outrider.core.checks import shown
@@ -11,12 +12,13 @@ from outrider.core.values import JsonValue
 from outrider.decoding import Generation
 from outrider.engine.requests import ModelDefaults, params_for
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
-from outrider.policies.guard import Guard
+from outrider.policies.guard import Mode
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
 
 if TYPE_CHECKING:
     from outrider.search import Limits, Scorer, Search, SearchResult
+    from outrider.search.records import Records
 
 
 class Searching(Protocol):
@@ -25,6 +27,7 @@ class Searching(Protocol):
     tokenizer: TextCodec | None
     defaults: ModelDefaults
     context_length: int | None
+    _guarding: Mode
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
@@ -44,9 +47,10 @@ class Searching(Protocol):
         """Make the record of one request."""
         ...
 
-    def guard_of(self, strategy: Strategy) -> Guard | None:
-        """Return the guard of drafting."""
-        ...
+    @cached_property
+    def _records(self) -> "dict[str, Records]":
+        """By strategy: what its searches have shown about drafts."""
+        return {}
 
     def search(
         self,
@@ -82,6 +86,7 @@ class Searching(Protocol):
         """
         from outrider.search import FunctionScorer, Limits, Scorer, Task, run_search
         from outrider.search.account import Account
+        from outrider.search.records import Records
 
         made, name, sampling = chosen(strategy, options)
         params = self.defaults.params(sampling)
@@ -118,14 +123,14 @@ class Searching(Protocol):
             raise OptionError(
                 f"budget is {shown(limits)}", hint="Give a number of tokens, or Limits"
             )
-        guard = self.guard_of(used)
+        fresh = Records(make_guard=lambda: used.guard(self._guarding))
         task = Task(
             stage=used.stage,
             request=self.generation(read, params).request,
             account=Account(limits=limits, cancelled=cancelled),
             codec=self.tokenizer,
             scorer=scorer,
-            guard=guard,
+            records=self._records.setdefault(name, fresh),
         )
         return run_search(made, task, name)
 
