@@ -66,8 +66,21 @@ def opened(path: Path) -> list[Written]:
             known = problem_of(record)
             if known is not None:
                 test = "\n".join(known.tests)
-                found.append(Written(record["task_id"], known.header, known.solution, test))
+                body = indented(known.solution)
+                found.append(Written(record["task_id"], known.header, body, test))
     return sorted(found, key=lambda problem: len(problem.solution))
+
+
+def indented(body: str) -> str:
+    """Return a body with four spaces for each step: in MBPP, many have two below a description with
+    four, which is no Python."""
+    lines = [line.rstrip() for line in body.splitlines() if line.strip()]
+    step = len(lines[0]) - len(lines[0].lstrip())
+    widths = [len(line) - len(line.lstrip()) for line in lines]
+    return "".join(
+        f"{' ' * (width * 4 // max(step, 1))}{line.lstrip()}\n"
+        for width, line in zip(widths, lines, strict=True)
+    )
 
 
 def measured(problems: list[Written]) -> list[Written]:

@@ -134,7 +134,8 @@ def threshold(generator: Generator, problems: Sequence[Written], form: str) -> f
     """Return the threshold of AdaDec, fitted on the reference solutions of these problems."""
     pairs = [encoded(generator, problem, form) for problem in problems]
     pairs = [pair for pair in pairs if len(pair[1]) <= 120]
-    found = fitted([one for pair in pairs for one in observed(generator.model, *pair)])
+    model = generator.strategy_for(generator.params()).stage.model
+    found = fitted([one for pair in pairs for one in observed(model, *pair)])
     print(
         f"theta {found.theta:.3f} from {len(pairs)} other solutions, {found.positions} positions,"
         f" held-out accuracy {found.accuracy:.2f}"
