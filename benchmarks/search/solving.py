@@ -9,15 +9,16 @@ solved if the function passes all tests, which run in a sandbox (bubblewrap). Th
 are those with the shortest reference solutions. One in six is left out: on those, the threshold of
 AdaDec is fitted as the paper does, and `--left-out` measures greedy decoding only, to choose the
 form of the prompt. `beam` has as many beams, and `most probable sample` as many samples, as the
-computed tokens of AdaDec and of `cntp` pay for. Rows are appended to `--rows`; problems that it
-holds are not run again. Intervals draw problems.
+computed tokens of AdaDec and of `cntp` pay for. `greedy` is AdaDec without its look-ahead, and
+`one sample` is `cntp` with one trial. Rows are appended to `--rows`; problems that it holds are not
+run again. Intervals draw problems.
 """
 
 import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -72,12 +73,14 @@ class Runner:
         given: the options.
         theta: threshold of AdaDec.
         lengths: tokens of all single samples so far, which say how many a budget pays for.
+        judged: texts for the present problem, and whether they pass.
     """
 
     generator: Generator
     given: argparse.Namespace
     theta: float
     lengths: list[float]
+    judged: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def outcome(self, problem: Written, strategy: str, seeds: int = 1, **warps: Any) -> Outcome:
         """Run one system as often as `seeds` says."""
@@ -97,7 +100,9 @@ class Runner:
             runs.append(own)
         seconds = (process_time() - begun) / seeds
         allowed = self.given.allow_code_execution
-        passed = [problem.passes(own.text, allow_code_execution=allowed) for own in runs]
+        for text in {own.text for own in runs} - set(self.judged):
+            self.judged[text] = problem.passes(text, allow_code_execution=allowed)
+        passed = [self.judged[own.text] for own in runs]
         lengths = [len(own.best.token_ids) for own in runs]
         logprobs = [(own.best.logprob or 0.0) / len(own.best.token_ids) for own in runs]
         return Outcome(
@@ -112,12 +117,12 @@ class Runner:
     def all_of(self, problem: Written) -> dict[str, Outcome]:
         """Run all systems on a problem."""
         seeds = self.given.seeds
-        found = {"greedy": self.outcome(problem, "best-of-n(samples=1)", temperature=0.0)}
+        self.judged = {}
+        found = {"greedy": self.outcome(problem, "ada-dec(lookahead=0)")}
         if self.given.left_out:
             return found
         theta = f"theta={self.theta:.3f}"
         found["ada-dec"] = self.outcome(problem, f"ada-dec({theta})")
-        found["ada-dec, look-ahead 0"] = self.outcome(problem, f"ada-dec({theta},lookahead=0)")
         beams = round(found["ada-dec"].tokens / found["greedy"].tokens)
         found["beam"] = self.outcome(problem, f"beam(num_beams={min(max(beams, 2), 12)})")
         warps: dict[str, Any] = {"temperature": self.given.temperature, "top_p": 0.9}
