@@ -12,7 +12,7 @@ from outrider.search.scorers.programs import ProgramScorer
 from outrider.training.core.corpus import read_records
 
 FORMS = ("solved", "plain", "chat")
-"""How a problem is shown: after two solved ones, alone, or as the begun answer of a conversation."""
+"""How a problem is shown: after two solved ones, alone, or as a begun answer in a conversation."""
 LEFT_OUT = 6
 """One of so many problems is not measured: it serves for choices, such as that of a threshold."""
 

@@ -72,14 +72,16 @@ class Runner:
         generator: the model.
         given: the options.
         theta: threshold of AdaDec.
-        lengths: tokens of all single samples so far, which say how many a budget pays for.
+        sample_rows: rows of each single sample so far, which say how many a budget pays for.
+        beam_rows: rows of a beam so far, for the same.
         judged: texts for the present problem, and whether they pass.
     """
 
     generator: Generator
     given: argparse.Namespace
     theta: float
-    lengths: list[float]
+    sample_rows: list[float] = field(default_factory=lambda: [30.0] * 4)
+    beam_rows: list[float] = field(default_factory=lambda: [20.0] * 4)
     judged: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def outcome(self, problem: Written, strategy: str, seeds: int = 1, **warps: Any) -> Outcome:
@@ -123,13 +125,14 @@ class Runner:
             return found
         theta = f"theta={self.theta:.3f}"
         found["ada-dec"] = self.outcome(problem, f"ada-dec({theta})")
-        beams = round(found["ada-dec"].tokens / found["greedy"].tokens)
-        found["beam"] = self.outcome(problem, f"beam(num_beams={min(max(beams, 2), 12)})")
+        beams = max(round(found["ada-dec"].tokens / float(np.mean(self.beam_rows))), 2)
+        found["beam"] = self.outcome(problem, f"beam(num_beams={beams})")
+        self.beam_rows.append(found["beam"].tokens / beams)
         warps: dict[str, Any] = {"temperature": self.given.temperature, "top_p": 0.9}
         found["cntp"] = self.outcome(problem, "cntp", seeds, **warps)
         found["one sample"] = self.outcome(problem, "cntp(trials=1)", seeds, **warps)
-        self.lengths.append(found["one sample"].tokens)
-        samples = max(round(found["cntp"].tokens / float(np.mean(self.lengths))), 1)
+        self.sample_rows.append(found["one sample"].tokens)
+        samples = max(round(found["cntp"].tokens / float(np.mean(self.sample_rows))), 1)
         name = f"best-of-n(samples={samples})"
         found["most probable sample"] = self.outcome(problem, name, seeds, **warps)
         return found
@@ -199,8 +202,9 @@ def main() -> None:
         lines = given.rows.read_text().splitlines()
         rows = {one["problem"]: one["systems"] for one in map(json.loads, lines)}
     theta = 0.0 if given.left_out else threshold(generator, left_out(problems), given.form)
-    lengths = [] if given.left_out else [row["one sample"]["tokens"] for row in rows.values()]
-    runner = Runner(generator, given, theta, lengths)
+    runner = Runner(generator, given, theta)
+    if not given.left_out:
+        runner.sample_rows += [row["one sample"]["tokens"] for row in rows.values()]
     picked = left_out(problems) if given.left_out else measured(problems)
     for problem in track(picked[: given.count]):
         if perf_counter() - begun > given.seconds:
