@@ -7,11 +7,11 @@ MBPP, beside systems of equal cost and with the idea of each switched off.
 The model writes the body of a function; a token that is a single line break ends it. A problem is
 solved if the function passes all tests, which run in a sandbox (bubblewrap). The easiest problems
 are those with the shortest reference solutions. One in six is left out: on those, the threshold of
-AdaDec is fitted as the paper does, and `--left-out` measures greedy decoding only, to choose the
-form of the prompt. `beam` has as many beams, and `most probable sample` as many samples, as the
-computed tokens of AdaDec and of `cntp` pay for. `greedy` is AdaDec without its look-ahead, and
-`one sample` is `cntp` with one trial. Rows are appended to `--rows`; problems that it holds are not
-run again. Intervals draw problems.
+AdaDec is fitted as the paper does, and `--left-out --groups` (no group) measures greedy decoding
+only, to choose the form of the prompt. `beam` has as many beams, and `most probable sample` as many
+samples, as the computed tokens of AdaDec and of `cntp` pay for. `greedy` is AdaDec without its
+look-ahead, and `one sample` is `cntp` with one trial. Rows are appended to `--rows`; systems that
+it holds for a problem are not run again. Intervals draw problems.
 """
 
 import argparse
@@ -33,11 +33,13 @@ from outrider import Generator, load
 from outrider.search import SearchResult
 from outrider.search.steps.threshold import fitted, observed
 
+SAMPLES = "most probable sample"
+NAMES = ("greedy", "ada-dec", "beam", "cntp", "one sample", SAMPLES)
 PAIRS = (
     ("ada-dec", "greedy"),
     ("ada-dec", "beam"),
     ("cntp", "one sample"),
-    ("cntp", "most probable sample"),
+    ("cntp", SAMPLES),
     ("cntp", "greedy"),
     ("cntp", "ada-dec"),
 )
@@ -116,26 +118,27 @@ class Runner:
             runs[0].text,
         )
 
-    def all_of(self, problem: Written) -> dict[str, Outcome]:
-        """Run all systems on a problem."""
-        seeds = self.given.seeds
-        self.judged = {}
-        found = {"greedy": self.outcome(problem, "ada-dec(lookahead=0)")}
-        if self.given.left_out:
-            return found
-        theta = f"theta={self.theta:.3f}"
-        found["ada-dec"] = self.outcome(problem, f"ada-dec({theta})")
-        beams = max(round(found["ada-dec"].tokens / float(np.mean(self.beam_rows))), 2)
-        found["beam"] = self.outcome(problem, f"beam(num_beams={beams})")
-        self.beam_rows.append(found["beam"].tokens / beams)
-        warps: dict[str, Any] = {"temperature": self.given.temperature, "top_p": 0.9}
-        found["cntp"] = self.outcome(problem, "cntp", seeds, **warps)
-        found["one sample"] = self.outcome(problem, "cntp(trials=1)", seeds, **warps)
-        self.sample_rows.append(found["one sample"].tokens)
-        samples = max(round(found["cntp"].tokens / float(np.mean(self.sample_rows))), 1)
-        name = f"best-of-n(samples={samples})"
-        found["most probable sample"] = self.outcome(problem, name, seeds, **warps)
-        return found
+    def add(self, problem: Written, found: dict[str, dict[str, Any]]) -> None:
+        """Run the systems of the wanted groups that have not run on a problem."""
+        seeds, self.judged = self.given.seeds, {}
+
+        def run(name: str, strategy: str, seeds: int = 1, **warps: Any) -> None:
+            found[name] = asdict(self.outcome(problem, strategy, seeds, **warps))
+
+        if "greedy" not in found:
+            run("greedy", "ada-dec(lookahead=0)")
+        if "ada-dec" in self.given.groups and "beam" not in found:
+            run("ada-dec", f"ada-dec(theta={self.theta:.3f})")
+            beams = max(round(found["ada-dec"]["tokens"] / float(np.mean(self.beam_rows))), 2)
+            run("beam", f"beam(num_beams={beams})")
+            self.beam_rows.append(found["beam"]["tokens"] / beams)
+        if "cntp" in self.given.groups and SAMPLES not in found:
+            warps: dict[str, Any] = {"temperature": self.given.temperature, "top_p": 0.9}
+            run("cntp", "cntp", seeds, **warps)
+            run("one sample", "cntp(trials=1)", seeds, **warps)
+            self.sample_rows.append(found["one sample"]["tokens"])
+            count = max(round(found["cntp"]["tokens"] / float(np.mean(self.sample_rows))), 1)
+            run(SAMPLES, f"best-of-n(samples={count})", seeds, **warps)
 
 
 def threshold(generator: Generator, problems: Sequence[Written], form: str) -> float:
@@ -152,31 +155,34 @@ def threshold(generator: Generator, problems: Sequence[Written], form: str) -> f
 
 
 def table(rows: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
-    """Print the table and the paired differences."""
-    names = list(rows[0])
+    """Print the table and the paired differences; each over the problems that have been run."""
 
-    def column(name: str, field: str) -> list[float]:
-        return [float(row[name][field]) for row in rows]
+    def column(name: str, key: str, other: str = "greedy") -> list[float]:
+        return [float(row[name][key]) for row in rows if name in row and other in row]
 
     print(
         "| | solved | [95 %] | computed tokens | processor seconds | tokens of the text |"
         " mean log p | same text as greedy |\n|---|--:|---|--:|--:|--:|--:|--:|"
     )
-    for name in names:
+    for name in NAMES:
+        if not column(name, "passed"):
+            continue
         mean, low, high = bootstrap(column(name, "passed"))
         tokens, seconds, length, logprob = (
-            float(np.mean(column(name, field)))
-            for field in ("tokens", "seconds", "length", "logprob")
+            float(np.mean(column(name, key))) for key in ("tokens", "seconds", "length", "logprob")
         )
-        same = sum(row[name]["text"] == row["greedy"]["text"] for row in rows)
+        own = [row for row in rows if name in row]
+        same = sum(row[name]["text"] == row["greedy"]["text"] for row in own)
         print(
             f"| {name} | {mean:.3f} | [{low:.3f}, {high:.3f}] | {tokens:.0f} | {seconds:.2f} |"
-            f" {length:.0f} | {logprob:.2f} | {same} of {len(rows)} |"
+            f" {length:.0f} | {logprob:.2f} | {same} of {len(own)} |"
         )
-    for ours, theirs in PAIRS if "cntp" in names else ():
-        solved = difference(column(ours, "passed"), column(theirs, "passed"))
-        print(f"solved, {ours} minus {theirs}: {shown(solved)}")
-    print(f"{len(rows)} problems; load average {os.getloadavg()[0]:.1f}")
+    for ours, theirs in PAIRS:
+        pair = (column(ours, "passed", theirs), column(theirs, "passed", ours))
+        if pair[0]:
+            more = shown(difference(*pair))
+            print(f"solved, {ours} minus {theirs}: {more} ({len(pair[0])} problems)")
+    print(f"load average {os.getloadavg()[0]:.1f}")
 
 
 def main() -> None:
@@ -191,7 +197,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.2)
     parser.add_argument("--seeds", type=int, default=1, help="runs of systems that sample")
     parser.add_argument("--seconds", type=float, default=540, help="begins no problem after them")
-    parser.add_argument("--left-out", action="store_true")
+    parser.add_argument("--groups", nargs="*", default=["ada-dec", "cntp"])
+    parser.add_argument("--left-out", action="store_true", help="measure these; give no groups")
     parser.add_argument("--allow-code-execution", action="store_true")
     given = parser.parse_args()
     begun = perf_counter()
@@ -199,22 +206,23 @@ def main() -> None:
     problems = opened(given.problems)
     rows: dict[str, dict[str, Any]] = {}
     if given.rows.exists():
-        lines = given.rows.read_text().splitlines()
-        rows = {one["problem"]: one["systems"] for one in map(json.loads, lines)}
-    theta = 0.0 if given.left_out else threshold(generator, left_out(problems), given.form)
+        for line in given.rows.read_text().splitlines():
+            one = json.loads(line)
+            rows[one["problem"]] = one["systems"]  # a later line holds all of an earlier one
+    theta = threshold(generator, left_out(problems), given.form) if given.groups else 0.0
     runner = Runner(generator, given, theta)
-    if not given.left_out:
-        runner.sample_rows += [row["one sample"]["tokens"] for row in rows.values()]
+    for row in rows.values():
+        runner.sample_rows += [row["one sample"]["tokens"]] if SAMPLES in row else []
     picked = left_out(problems) if given.left_out else measured(problems)
     for problem in track(picked[: given.count]):
         if perf_counter() - begun > given.seconds:
             break
-        if problem.name in rows:
-            continue
-        found = {name: asdict(one) for name, one in runner.all_of(problem).items()}
-        rows[problem.name] = found
-        with given.rows.open("a") as file:
-            file.write(json.dumps({"problem": problem.name, "systems": found}) + "\n")
+        found = rows.setdefault(problem.name, {})
+        before = len(found)
+        runner.add(problem, found)
+        if len(found) > before:
+            with given.rows.open("a") as file:
+                file.write(json.dumps({"problem": problem.name, "systems": found}) + "\n")
     table(list(rows.values()))
 
 
