@@ -209,7 +209,8 @@ def main() -> None:
         for line in given.rows.read_text().splitlines():
             one = json.loads(line)
             rows[one["problem"]] = one["systems"]  # a later line holds all of an earlier one
-    theta = threshold(generator, left_out(problems), given.form) if given.groups else 0.0
+    paused = "ada-dec" in given.groups
+    theta = threshold(generator, left_out(problems), given.form) if paused else 0.0
     runner = Runner(generator, given, theta)
     for row in rows.values():
         runner.sample_rows += [row["one sample"]["tokens"]] if SAMPLES in row else []
