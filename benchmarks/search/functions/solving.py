@@ -1,7 +1,7 @@
 """pass@1 of AdaDec and of cautious next token prediction on the easiest functions of HumanEval and
 MBPP, beside systems of equal cost and with the idea of each switched off.
 
-    python -m benchmarks.search.solving smollm2 --problems mbpp_sanitized.jsonl.zst \
+    python -m benchmarks.search.functions.solving smollm2 --problems mbpp_sanitized.jsonl.zst \
         --rows mbpp.jsonl --allow-code-execution
 
 The model writes the body of a function; a token that is a single line break ends it. A problem is
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 from benchmarks.long_inputs.intervals import bootstrap
+from benchmarks.search.functions.problems import FORMS, Written, encoded, left_out, measured, opened
 from benchmarks.search.intervals import difference, shown
-from benchmarks.search.problems import FORMS, Written, encoded, left_out, measured, opened
 from rich.progress import track
 
 from outrider import Generator, load

@@ -4,8 +4,8 @@ from itertools import combinations
 from typing import cast
 
 import pytest
-from benchmarks.search.agreeing import chance_of_best
-from benchmarks.search.problems import Written, indented, left_out, measured
+from benchmarks.search.functions.agreeing import chance_of_best
+from benchmarks.search.functions.problems import Written, indented, left_out, measured
 
 from outrider.search.steps.trials import Place, Trial
 

@@ -1,7 +1,7 @@
 """The next token of reference solutions under AdaDec and cautious next token prediction, beside
 greedy decoding and plain sampling.
 
-    python -m benchmarks.search.agreeing smollm2 --problems mbpp_sanitized.jsonl.zst \
+    python -m benchmarks.search.functions.agreeing smollm2 --problems mbpp_sanitized.jsonl.zst \
         --rows own.jsonl
 
 Solutions are given (teacher forcing), and each strategy chooses the token at each place. Greedy
@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 from benchmarks.long_inputs.intervals import bootstrap
+from benchmarks.search.functions.problems import FORMS, encoded, left_out, measured, opened
+from benchmarks.search.functions.solving import threshold
 from benchmarks.search.intervals import shown
-from benchmarks.search.problems import FORMS, encoded, left_out, measured, opened
-from benchmarks.search.solving import threshold
 from rich.progress import track
 
 from outrider import load
