@@ -5,11 +5,11 @@
 Questions have two numbers, none above `--largest`, and four solved ones stand before each. The
 first of `--samples` texts that ends, a vote of the first `--finish`, and a vote of all answer the
 `--timed` ones in turn, in another order each time, and the vote answers all others. They begin the
-same samples, so differences are due to which of them are used. From the samples of the vote follow all other rows (`benchmarks.search.votes`):
-votes of as many samples as the tokens of the first text pay for, one sample, the longest text in
-place of the shortest (the ablation), and all of these with half as many samples. Tokens are rows
-that the model computes, seconds are processor seconds. Intervals draw questions, and differences
-are paired.
+same samples, so differences are due to which of them are used. From the samples of the vote follow
+all other rows (`benchmarks.search.votes`): votes of as many samples as the tokens of the first text
+pay for, one sample, the longest text in place of the shortest (the ablation), and all of these with
+half as many samples. Tokens are rows that the model computes, seconds are processor seconds.
+Intervals draw questions, and differences are paired.
 """
 
 import argparse
@@ -130,8 +130,8 @@ def main() -> None:
                 spent = {name: own[-1] for name, own in seconds.items() if timed}
                 file.write(json.dumps({"number": number, "pool": row, "seconds": spent}) + "\n")
     print(
-        f"{len(pools)} questions; in {equal} of {len(seconds['vote'])} timed ones all searches find "
-        "what follows from the samples"
+        f"{len(pools)} questions; in {equal} of {len(seconds['vote'])} timed ones all searches "
+        "find what follows from the samples"
     )
     for count in (given.samples, given.samples // 2):
         table(pools, count, given.finish)
