@@ -4,15 +4,13 @@
 
 The first texts are prompts (their beginnings), all others are the corpus in which n-grams are
 counted; `--more` texts make a larger one. On the even prompts each pair of `--temperatures` and
-`--alphas` writes drafts with either corpus, and two pairs are chosen with their corpus: by the loss,
-and by the overlap. On the odd prompts these are judged beside all others.
+`--alphas` writes `--drafts` texts with either corpus. Two settings are chosen: that of the lowest
+loss, and that of the largest overlap. On the odd prompts these are judged beside all others.
 
-Each system writes `--drafts` texts after each prompt. The loss is the mean over all drafts
-of the negative log-probability of a token, by the model that reads each draft alone afterwards. The
-overlap is the largest F1 of the words of a draft with those of the true continuation of as many
-tokens. The intervals draw prompts; losses and overlaps are differences from nucleus sampling of the
-same prompt, times are ratios of CPU seconds to it (other processes disturb them less than
-wall-clock time).
+The loss is the mean over all drafts of the negative log-probability of a token, by the model that
+reads each draft alone afterwards. The overlap is the largest F1 of the words of a draft with those
+of the true continuation of as many tokens. Intervals draw prompts; losses and overlaps are
+differences from nucleus sampling of the same prompt, times are ratios of CPU seconds to it.
 """
 
 import argparse
@@ -198,9 +196,7 @@ class Writer:
         return found
 
 
-def chosen(
-    found: dict[Setting, Figures],
-) -> tuple[Setting, Setting]:
+def chosen(found: dict[Setting, Figures]) -> tuple[Setting, Setting]:
     """Return the settings with the lowest loss and with the largest overlap; print the grid."""
     print("| setting | loss | overlap | places that differ |\n|---|--:|--:|--:|")
     for setting, own in found.items():
@@ -220,15 +216,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model")
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--drafts", type=int, default=3)
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.06, 0.2, 0.5, 1.0])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.06, 0.3, 1.0])
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.2, 0.54, 0.8])
-    parser.add_argument(
-        "--corpus", type=int, default=400, help="texts in which n-grams are counted"
-    )
+    parser.add_argument("--corpus", type=int, default=400, help="texts of the small corpus")
     parser.add_argument("--more", type=Path, help="texts of the larger corpus, beside the first")
     parser.add_argument("--more-texts", type=int, default=400)
     parser.add_argument("--choice", type=float, default=280, help="seconds of the choice")
