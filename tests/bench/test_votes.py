@@ -57,6 +57,7 @@ def test_texts_without_an_answer_or_an_end_have_no_vote() -> None:
 def test_tokens_pay_for_a_part_of_the_last_sample() -> None:
     samples = [sample(10, WRONG), sample(10), sample(20)]
     assert vote_within(samples, 10) == Outcome(0.0, 10, 10)
+    assert vote_within(samples, 12).right == pytest.approx(0.1)
     assert vote_within(samples, 15) == Outcome(0.25, 15, 10)  # half of the tie of two
     assert vote_within(samples, 30) == Outcome(0.75, 30, 15)
     assert vote_within(samples, 40) == Outcome(1.0, 40, 20)
@@ -89,6 +90,6 @@ def test_solved_problems_stand_before_the_question() -> None:
 
 
 def test_overlap_counts_words_as_often_as_they_occur() -> None:
-    assert overlap("The cat, the cat!", "the cat sat", 1) == pytest.approx(2 * 2 / 7)
-    assert overlap("The cat, the cat!", "the cat sat", 2) == pytest.approx(2 * 1 / 5)
+    assert overlap("The CAT, The CAT!", "the cat sat", 1) == pytest.approx(2 * 2 / 7)
+    assert overlap("The CAT, The CAT!", "the cat sat", 2) == pytest.approx(2 * 1 / 5)
     assert overlap("", "the cat", 1) == 0.0
