@@ -1,6 +1,6 @@
 """First Finish Search beside votes of as many samples, and of as many tokens, on word problems.
 
-    python -m benchmarks.search.first_finish smollm2 --questions svamp.jsonl.zst --number 141
+    python -m benchmarks.search.first_finish smollm2 --questions svamp.jsonl.zst --rows rows.jsonl
 
 Questions have two numbers, none above `--largest`, and four solved ones stand before each. The
 first of `--samples` texts that ends, a vote of the first `--finish`, and a vote of all answer the
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from time import process_time
 
@@ -80,7 +81,12 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=40, help="questions that all searches answer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=560.0, help="no question begins later")
-    parser.add_argument("--rows", type=Path, help="file for the samples, a line for each question")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        required=True,
+        help="file for the samples, a line for each question; questions that it has are not asked",
+    )
     given = parser.parse_args()
     generator = load(given.model, drafter="none", threads=given.threads)
     systems = {
@@ -91,9 +97,16 @@ def main() -> None:
     pools: list[list[Sample]] = []
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     equal = 0
+    for line in given.rows.read_text("utf-8").splitlines() if given.rows.exists() else ():
+        row = json.loads(line)
+        pools.append([Sample(*one) for one in row["pool"]])
+        equal += row["equal"]
+        for name, spent in row["seconds"].items():
+            seconds[name].append(spent)
     begun = process_time()
     asked = questions(given.questions, given.number, given.largest)
-    for number, question in enumerate(track(asked)):
+    done = len(pools)
+    for number, question in enumerate(track(asked[done:]), start=done):
         if process_time() - begun > given.seconds:
             break
         # The timed questions are at equal distances.
@@ -116,7 +129,7 @@ def main() -> None:
         pool = [sample_of(one, question.answer) for one in results["vote"].candidates]
         pool += [Sample(given.max_new_tokens, None, False, False)] * (given.samples - len(pool))
         pools.append(pool)
-        equal += timed and all(
+        fits = timed and all(
             same(results[name], outcome, question.answer)
             for name, outcome in (
                 ("first", first_of(pool)),
@@ -124,11 +137,11 @@ def main() -> None:
                 ("vote", vote_of(pool)),
             )
         )
-        if given.rows:
-            with given.rows.open("a", encoding="utf-8") as file:
-                row = [[one.tokens, one.answer, one.right] for one in pool]
-                spent = {name: own[-1] for name, own in seconds.items() if timed}
-                file.write(json.dumps({"number": number, "pool": row, "seconds": spent}) + "\n")
+        equal += fits
+        with given.rows.open("a", encoding="utf-8") as file:
+            row = {"number": number, "pool": [astuple(one) for one in pool], "equal": fits}
+            spent = {name: own[-1] for name, own in seconds.items() if timed}
+            file.write(json.dumps(row | {"seconds": spent}) + "\n")
     print(
         f"{len(pools)} questions; in {equal} of {len(seconds['vote'])} timed ones all searches "
         "find what follows from the samples"
