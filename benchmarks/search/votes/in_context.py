@@ -10,13 +10,14 @@ list. Samples at temperature 0.7 begin at the same place; a pool of `--samples` 
 as many rows and of as many texts. Votes are by the last number. Ties of the best answers are drawn,
 but in the row of the strategy as it is, where the first found is taken. `some right` is the share
 of questions with a right text. Rows are those that the model computes after the prompt. Intervals
-draw questions, and differences are paired.
+draw questions, and differences are paired. Ctrl-C prints the table of what is done.
 """
 
 import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
@@ -153,40 +154,46 @@ def main() -> None:
     before = OPENING.replace("{number}", "1")
     begun = process_time()
     asked = questions(given.questions, given.number, given.largest)
-    for number, question in enumerate(track(asked)):
-        if process_time() - begun > given.seconds:
-            break
-        results = {
-            name: generator.search(
-                arm,
-                question.messages(before),
-                max_new_tokens=given.max_new_tokens,
-                temperature=0.7,
-                seed=number,
-            )
-            for name, arm in arms.items()
-        }
-        listed, plain = (found_by(results[name], question.answer) for name in ("icn", "no list"))
-        pool = [sample_of(one, question.answer) for one in results["samples"].candidates]
-        rows, own = results["icn"].tokens, vote_of(listed, earliest=False)
-        best = sample_of(results["icn"].best, question.answer)
-        taken = Outcome(float(best.right), rows, 0.0)
-        apart = vote_of(plain, earliest=False)
-        systems = {
-            "icn, vote": row(listed, own, rows),
-            "icn, vote as it is": row(listed, taken, rows),
-            "no list, vote (ablation)": row(plain, apart, results["no list"].tokens),
-            **drawn(pool, given.runs, rows, number),
-            "greedy: the first text": row(listed[:1], vote_of(listed[:1]), listed[0].tokens),
-        }
-        for name, one in systems.items():
-            found.setdefault(name, []).append(one)
-        if given.rows:
-            texts = {
-                name: [one.text for one in result.candidates] for name, result in results.items()
+    with suppress(KeyboardInterrupt):
+        for number, question in enumerate(track(asked)):
+            if process_time() - begun > given.seconds:
+                break
+            results = {
+                name: generator.search(
+                    arm,
+                    question.messages(before),
+                    max_new_tokens=given.max_new_tokens,
+                    temperature=0.7,
+                    seed=number,
+                )
+                for name, arm in arms.items()
             }
-            with given.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"number": number, "answer": question.answer} | texts) + "\n")
+            listed, plain = (
+                found_by(results[name], question.answer) for name in ("icn", "no list")
+            )
+            pool = [sample_of(one, question.answer) for one in results["samples"].candidates]
+            rows, own = results["icn"].tokens, vote_of(listed, earliest=False)
+            best = sample_of(results["icn"].best, question.answer)
+            taken = Outcome(float(best.right), rows, 0.0)
+            apart = vote_of(plain, earliest=False)
+            systems = {
+                "icn, vote": row(listed, own, rows),
+                "icn, vote as it is": row(listed, taken, rows),
+                "no list, vote (ablation)": row(plain, apart, results["no list"].tokens),
+                **drawn(pool, given.runs, rows, number),
+                "greedy: the first text": row(listed[:1], vote_of(listed[:1]), listed[0].tokens),
+            }
+            for name, one in systems.items():
+                found.setdefault(name, []).append(one)
+            if given.rows:
+                texts = {
+                    name: [one.text for one in result.candidates]
+                    for name, result in results.items()
+                }
+                with given.rows.open("a", encoding="utf-8") as file:
+                    file.write(
+                        json.dumps({"number": number, "answer": question.answer} | texts) + "\n"
+                    )
     print(f"{len(found['icn, vote'])} questions")
     show(found)
     print(f"load average {os.getloadavg()[0]:.1f}")
