@@ -46,7 +46,7 @@ def mean(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def by_length(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples that ended, the shortest first."""
+    """Return the samples that ended, the shortest first; equally long ones stay in their order."""
     return sorted((one for one in samples if one.ended), key=lambda one: one.tokens)
 
 
