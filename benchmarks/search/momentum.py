@@ -39,12 +39,15 @@ SAMPLED = "top-p sampling (0.95)"
 SYSTEMS = {
     GREEDY: ("none", ""),
     SAMPLED: ("none", ""),
-    "momentum, alpha 0": ("none", "momentum(alpha=0.0)"),
     OWN: ("none", "momentum"),
-    "momentum, drafted": ("auto", "momentum"),
     "momentum, resistance `blocking`": ("none", "momentum(resistance=blocking)"),
     COSTLY: ("none", "contrastive(top_k=5)"),
 }
+CHECKS = {
+    "momentum, alpha 0": ("none", "momentum(alpha=0.0)", GREEDY),
+    "momentum, drafted": ("auto", "momentum", OWN),
+}
+"""Systems whose texts must be those of another one."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,9 @@ def _different(tokens: Sequence[int], length: int) -> float:
 
 
 def written(
-    generator: Generator, name: str, prompt: str, count: int, seed: int
+    generator: Generator, name: str, search: str, prompt: str, count: int, seed: int
 ) -> tuple[tuple[int, ...], float]:
     """Continue a prompt by a system; return the tokens and the processor seconds."""
-    search = SYSTEMS[name][1]
     begun = process_time()
     if not search:
         warm = {"temperature": 1.0, "top_p": 0.95} if name == SAMPLED else {"temperature": 0.0}
@@ -131,7 +133,7 @@ def coherence(found: dict[str, list[Written]]) -> None:
     print("| momentum, less this | log p | information | late | words | pairs |")
     print("|---|---|---|---|---|---|")
     for name, own in cells.items():
-        if name in (OWN, "momentum, drafted"):
+        if name == OWN or name in CHECKS:
             continue
         gaps = [shown(difference(a, b), n) for a, b, n in zip(cells[OWN], own, digits, strict=True)]
         print(f"| {name} | {' | '.join(gaps)} |")
@@ -146,10 +148,13 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=560.0, help="no prompt begins later")
+    parser.add_argument("--checks", action="store_true", help="also with alpha 0, and with drafts")
     parser.add_argument("--rows", type=Path, help="file for the texts, a line for each prompt")
     given = parser.parse_args()
+    systems = SYSTEMS | ({n: one[:2] for n, one in CHECKS.items()} if given.checks else {})
     generators = {
-        drafter: load(given.model, drafter=drafter, threads=1) for drafter in ("none", "auto")
+        drafter: load(given.model, drafter=drafter, threads=1)
+        for drafter in {drafter for drafter, _ in systems.values()}
     }
     plain = generators["none"]
     assert plain.tokenizer is not None
@@ -159,9 +164,9 @@ def main() -> None:
     chosen = passages(given.texts, given.prompts, given.words, 2 * given.tokens)
     truths = [tuple(encode(follow)[: given.tokens]) for _, follow in chosen]
     found: dict[str, list[Written]] = {}
-    names = list(SYSTEMS)
-    for name in (GREEDY, "momentum, drafted"):
-        written(generators[SYSTEMS[name][0]], name, "Once", 8, 1)
+    names = list(systems)
+    for name, (drafter, search) in systems.items():
+        written(generators[drafter], name, search, "Once", 8, 1)
     begun = process_time()
     with suppress(KeyboardInterrupt):
         for number, (prompt, _) in enumerate(track(chosen)):
@@ -170,8 +175,8 @@ def main() -> None:
             turn = number % len(names)
             own: dict[str, tuple[tuple[int, ...], float]] = {}
             for name in names[turn:] + names[:turn]:
-                drafter = SYSTEMS[name][0]
-                own[name] = written(generators[drafter], name, prompt, given.tokens, number)
+                drafter, search = systems[name]
+                own[name] = written(generators[drafter], name, search, prompt, given.tokens, number)
             own[TRUE] = (truths[number], 0.0)
             own[OTHER] = (truths[(number + len(chosen) // 2) % len(chosen)], 0.0)
             truth = decode(truths[number])
@@ -183,7 +188,7 @@ def main() -> None:
                 )
                 for name, (tokens, spent) in own.items()
             }
-            for name in (*SYSTEMS, TRUE, OTHER):
+            for name in (*systems, TRUE, OTHER):
                 found.setdefault(name, []).append(texts[name])
             if given.rows:
                 with given.rows.open("a", encoding="utf-8") as file:
@@ -191,15 +196,12 @@ def main() -> None:
                     file.write(json.dumps({"number": number, "prompt": prompt} | line) + "\n")
     repetition(found)
     coherence(found)
-    pairs = (("momentum, drafted", OWN), ("momentum, alpha 0", GREEDY))
-    same = [
-        all(a.tokens == b.tokens for a, b in zip(found[own], found[other], strict=True))
-        for own, other in pairs
-    ]
+    for name, (_, _, other) in CHECKS.items() if given.checks else ():
+        same = [a.tokens == b.tokens for a, b in zip(found[name], found[other], strict=True)]
+        print(f"{name}: {sum(same)} of {len(same)} texts are those of {other}")
     print(
-        f"{len(found[GREEDY])} prompts of {given.words} words, {given.tokens} tokens; drafts change"
-        f" {'no' if same[0] else 'a'} text; alpha 0 {'equals' if same[1] else 'differs from'}"
-        f" greedy; load average {os.getloadavg()[0]:.1f}"
+        f"{len(found[GREEDY])} prompts of {given.words} words, {given.tokens} tokens; load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
 
 
