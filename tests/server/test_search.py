@@ -9,6 +9,7 @@ import pytest
 
 from outrider.cli.app import main
 from outrider.engine.generator import Generator
+from outrider.engine.serving.drafting import LEAST_ROWS
 from outrider.engine.serving.searches import SearchJob, SearchNotRunError
 from outrider.search import FunctionScorer
 from outrider.server.searches.settings import SearchSettings
@@ -132,6 +133,25 @@ def test_other_requests_go_on_beside_a_search(searched: Running) -> None:
     assert ended_before, "the search had ended before any of the other requests"
 
 
+def test_a_long_prompt_is_read_in_parts(
+    searched: Running, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = type(generator.strategy.target)
+    forward, most = target.forward, [0]
+
+    def watched(model: Any, segments: Any, want: Any) -> Any:
+        most[0] = max(most[0], *(len(one.cache.pending) for one in segments))
+        return forward(model, segments, want)
+
+    body = BEAM | {"prompt": "Once upon a time " * 40, "max_tokens": 4}
+    alone = searched.post(SEARCH, body).json["candidates"]
+    monkeypatch.setattr(target, "forward", watched)
+    monkeypatch.setattr(searched.engine._drafting, "step", 1e-6)
+    parts = searched.post(SEARCH, body)
+    assert parts.json["candidates"] == alone
+    assert parts.json["usage"]["prompt_tokens"] > 2 * LEAST_ROWS >= 2 * most[0] > 0
+
+
 def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
         ("--search-scorer", "a=length:3"): "without --allow-search",
@@ -169,11 +189,11 @@ def test_what_would_take_the_machine_is_refused(searched: Running, strategy: str
 
 def test_a_cancelled_answer_does_not_end_the_engine(searched: Running) -> None:
     """As when the server closes while a search runs."""
-    job = SearchJob(run=lambda ends: 1 / 0, begin_by=time.perf_counter() + 60)  # type: ignore[arg-type]
+    job = SearchJob(run=lambda engine: 1 / 0, begin_by=time.perf_counter() + 60)  # type: ignore[arg-type]
     job.result.cancel()
     searched.engine.search(job)
     assert until(lambda: searched.engine.searches == 0)
-    late = SearchJob(run=lambda ends: 1 / 0, begin_by=0.0)  # type: ignore[arg-type]
+    late = SearchJob(run=lambda engine: 1 / 0, begin_by=0.0)  # type: ignore[arg-type]
     searched.engine.search(late)
     with pytest.raises(SearchNotRunError, match="waited too long"):
         late.result.result(20)

@@ -1,7 +1,8 @@
 """An engine that also runs searches (`outrider.search`), one at a time, on its own thread.
 
 A search asks before each of its forwards whether it must end. The engine answers after a step of
-all other requests, so that these go on beside it and models are used by one thread only.
+all other requests, so that these go on beside it and models are used by one thread only. Its prompt
+is read in parts, as those of other requests are.
 """
 
 from collections import deque
@@ -18,11 +19,22 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.policies.surface import CostSurface
 from outrider.search import SearchResult
 
-Ends = Callable[[], bool]
-
 
 class SearchNotRunError(OutriderError):
     """A search that was not begun: it waited too long, or the engine ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a search asks the engine beside whose requests it runs.
+
+    Attributes:
+        ends: runs a step of all other requests, and returns whether the search must end.
+        rows: returns how many tokens of its prompt the next forward may read.
+    """
+
+    ends: Callable[[], bool]
+    rows: Callable[[], int]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,14 +42,14 @@ class SearchJob:
     """A search for the engine thread.
 
     Attributes:
-        run: runs it, given a function that says whether it must end.
+        run: runs it beside other requests.
         begin_by: `perf_counter` until which it may wait.
         result: its result, or its error.
         cancelled: set it to end the search; what was found is its result.
         begun: whether it runs or has run.
     """
 
-    run: Callable[[Ends], SearchResult]
+    run: Callable[[Beside], SearchResult]
     begin_by: float
     result: "Future[SearchResult]" = field(default_factory=Future)
     cancelled: bool = False
@@ -138,6 +150,13 @@ class SearchingEngine(Engine):
             return job.cancelled or self._broken is not None or self._stopping is not None
 
         try:
-            job.result.set_result(job.run(ends))
+            job.result.set_result(job.run(Beside(ends=ends, rows=self._rows)))
         except Exception as error:  # whatever a search raises is told to who asked for it
             job.result.set_exception(error)
+
+    def _rows(self) -> int:
+        """Return how many tokens of a prompt a forward of a search may read: as many as a step of
+        the requests that write now would."""
+        own = {id(generation) for generation in self._session.generations}
+        writing = [one for one in self._samples.values() if id(one.generation) in own]
+        return self._drafting.rows_for_reading(writing)

@@ -82,8 +82,14 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
         raise from_outrider(error, "search") from None
     generator = context.generator
     job = SearchJob(
-        run=lambda ends: generator.search(
-            body.search, prompt, scorer=scorer, budget=limits, cancelled=ends, **options
+        run=lambda engine: generator.search(
+            body.search,
+            prompt,
+            scorer=scorer,
+            budget=limits,
+            cancelled=engine.ends,
+            prompt_rows=engine.rows,
+            **options,
         ),
         begin_by=perf_counter() + context.settings.queue_timeout,
     )
