@@ -16,6 +16,7 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.protocols import Segment
 from outrider.search import Limits, SearchResult
 from outrider.search.account import SearchStoppedError
+from outrider.search.steps.transfer_q import TransferQ
 from tests.engine.serving.setups import COSTS, written
 
 LONG = tuple(range(20, 420))
@@ -76,6 +77,22 @@ def test_a_prompt_that_is_read_in_parts_gives_the_same_result(
     assert len(asked) == needed
     assert sum(forwards.rows[:needed]) == len(prompt) - 1
     assert max(forwards.rows[:needed]) <= rows
+
+
+def test_a_second_model_reads_the_prompt_in_parts_too(
+    tiny: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned = outrider.load("tiny", threads=1, mode="none", dtype="int8").strategy.target
+    forwards = Forwards(tiny, monkeypatch)
+
+    def found(**more: Any) -> SearchResult:
+        search = TransferQ(branches=2, lookahead=2, aligned=aligned)
+        options: dict[str, Any] = {"seed": 4, "max_new_tokens": 6, "scorer": len}
+        return tiny.search(search, LONG, **options, **more)
+
+    parts = found(prompt_rows=lambda: 50)
+    assert max(forwards.rows) == 50
+    assert plain(parts) == plain(found())
 
 
 def test_a_prompt_of_one_token_needs_no_part(tiny: Generator) -> None:
