@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from outrider.cli.app import main
 from outrider.engine.generator import Generator
 from outrider.engine.serving.drafting import LEAST_ROWS
-from outrider.engine.serving.searches import SearchJob, SearchNotRunError
+from outrider.engine.serving.jobs import SearchJob, SearchNotRunError
 from outrider.search import FunctionScorer
+from outrider.server.keys import Key, Keys
 from outrider.server.searches.settings import SearchSettings
 from outrider.server.settings import ServerSettings
 from tests.engine.serving.setups import until
@@ -150,6 +152,29 @@ def test_a_long_prompt_is_read_in_parts(
     parts = searched.post(SEARCH, body)
     assert parts.json["candidates"] == alone
     assert parts.json["usage"]["prompt_tokens"] > 2 * LEAST_ROWS >= 2 * most[0] > 0
+
+
+def test_a_search_belongs_to_its_key(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is told who asks, of which class, and for how much; a full queue is a 429."""
+    keys = Keys((Key(name="poor", digest=sha256(b"secret").digest(), priority=2),))
+    allowed = ServerSettings(model_names=("tiny",), searches=SearchSettings())
+    found: list[SearchJob] = []
+    with running(generator, allowed, keys) as one:
+        take = one.engine.search
+
+        def noted(job: SearchJob, places: int | None = None) -> bool:
+            found.append(job)
+            return len(found) == 1 and take(job, places)
+
+        monkeypatch.setattr(one.engine, "search", noted)
+        one.headers["authorization"] = "Bearer secret"
+        answer = one.post(SEARCH, BEAM | {"max_tokens": 4, "user": "x"})
+        assert answer.status == 200
+        assert one.post(SEARCH, BEAM).status == 429
+    asked = answer.json["usage"]
+    assert [(job.principal, job.level) for job in found] == [("poor", 2)] * 2
+    assert (found[0].prompt, found[0].most) == (asked["prompt_tokens"], 4)
+    assert one.engine._scheduler.paid == {"poor": asked["total_tokens"]}
 
 
 def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

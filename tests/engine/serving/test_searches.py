@@ -10,8 +10,9 @@ import outrider
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
 from outrider.engine.serving.drafting import LEAST_ROWS
+from outrider.engine.serving.jobs import Beside, SearchJob
 from outrider.engine.serving.messages import Submission
-from outrider.engine.serving.searches import Beside, SearchingEngine, SearchJob
+from outrider.engine.serving.searches import SearchingEngine
 from outrider.engine.serving.settings import ServingSettings
 from outrider.protocols import Segment
 from outrider.search import Limits, SearchResult
