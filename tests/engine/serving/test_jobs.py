@@ -86,6 +86,7 @@ def some(principal: str, count: int, first: float = 0.0, level: int = 0) -> list
         (some("a", 3) + some("b", 3, 3.0) + some("c", 2, 6.0), "d", 0, 5),
         (some("a", 8, level=-1), "b", 0, None),  # a better class gives way to none
         (some("a", 8, level=-1), "b", -1, 7),
+        (some("a", 6, level=-1) + some("b", 2, 6.0), "c", 0, None),  # b has not more than its share
         (some("a", 4) + some("a", 4, 4.0, level=-1), "b", 0, 3),
     ],
 )
