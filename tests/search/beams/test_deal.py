@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import LogitsError, OptionError
 from outrider.search.beams.beam import BeamSearch
 from outrider.search.beams.deal import Deal
 from outrider.search.beams.rewarded import candidates_of, standardised
@@ -249,3 +249,11 @@ def test_options_out_of_range_are_refused() -> None:
             Deal(**options)
     with pytest.raises(OptionError, match="needs a scorer"):
         searched(Deal(), MODELS[0], PROMPT)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_nothing_that_is_allowed_is_an_error(beams: int) -> None:
+    with pytest.raises(LogitsError, match="no token is allowed"):
+        searched(
+            Deal(num_beams=beams), MODELS[0], PROMPT, scorer=reward, banned_tokens=tuple(range(26))
+        )
