@@ -248,13 +248,13 @@ def by_length(model: Generator, rival: Any, given: argparse.Namespace) -> None:
     print("| prompt | " + " | ".join(systems) + " | for each beam / Outrider | transformers / it |")
     print("|--:|--:|--:|--:|---|---|")
     for length, rows in steps.items():
+        if not rows:
+            continue
         own, copied, other = ([row[name] for row in rows] for name in systems)
         means = " | ".join(f"{1000 * mean(values):.0f}" for values in (own, copied, other))
-        ratios = [
-            shown([b / a for a, b in zip(*p, strict=True)])
-            for p in ((own, copied), (copied, other))
-        ]
-        print(f"| {length} ({len(rows)}) | {means} | {ratios[0]} | {ratios[1]} |")
+        shares = shown([b / a for a, b in zip(own, copied, strict=True)])
+        rest = shown([b / a for a, b in zip(copied, other, strict=True)])
+        print(f"| {length} ({len(rows)}) | {means} | {shares} | {rest} |")
     print(f"{same} of {count} prompts: same texts, scores within {_DIGITS}")
     print(f"load average {os.getloadavg()[0]:.1f}")
 
@@ -276,7 +276,8 @@ def main() -> None:
     rival = opened(given.model)
     model = load(given.model, dtype="float32", drafter="none", threads=1)
     if given.lengths:
-        return by_length(model, rival, given)
+        by_length(model, rival, given)
+        return
     rows = Rows()
     rows.watch()
     whole: list[float] = []
