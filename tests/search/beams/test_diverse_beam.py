@@ -210,24 +210,27 @@ def test_a_group_after_which_nothing_is_allowed_ends_and_the_others_go_on(
 
 
 def test_a_group_without_a_token_left_takes_none() -> None:
-    """After its end, the other group is a beam search of its own."""
+    """After its end, the other group is a beam search of its own, which may take its tokens."""
     options: dict[str, Any] = {"ignore_eos": True, "max_new_tokens": 6}
-    best = searched(BeamSearch(num_beams=1), MODEL, (1, 2), **options).best.token_ids[0]
-    found = searched(
-        DiverseBeam(num_beams=2, num_groups=2, strength=100.0),
-        MODEL,
-        (1, 2),
-        logits_processors=(forbids(best),),
-        **options,
-    )
-    [one] = found.candidates
-    second = one.token_ids[0]
-    assert second != best
-    rest = searched(
-        BeamSearch(num_beams=1), MODEL, (1, 2, second), ignore_eos=True, max_new_tokens=5
-    )
-    assert one.token_ids[1:] == rest.best.token_ids
-    assert found.tokens == 1 + 2 + 4  # the end of the prompt, two groups once, then one
+    again = 0
+    for prompt in [(i, 2) for i in range(1, 7)]:
+        best = int(MODEL.logits_after(prompt).argmax())
+        found = searched(
+            DiverseBeam(num_beams=2, num_groups=2, strength=100.0),
+            MODEL,
+            prompt,
+            logits_processors=(forbids(best),),
+            **options,
+        )
+        [one] = found.candidates
+        second, *rest = one.token_ids
+        alone = searched(
+            BeamSearch(num_beams=1), MODEL, (*prompt, second), **options | {"max_new_tokens": 5}
+        )
+        assert second != best and rest == list(alone.best.token_ids)
+        assert found.tokens == 1 + 2 + 4  # the end of the prompt, two groups once, then one
+        again += best in rest
+    assert again
 
 
 def test_finished_texts_of_a_group_without_a_token_left_are_kept() -> None:
