@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Stage
 from outrider.inputs.given import TextCodec
-from outrider.protocols import Cache, Request
+from outrider.models.caches.prefill import start_in_parts
+from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
 from outrider.search.candidate import Candidate
@@ -65,6 +65,8 @@ class Task:
         codec: the tokenizer, if there is one.
         scorer: judges texts, if the user gives one.
         records: what earlier searches have shown about drafts.
+        prompt_rows: how many tokens of the prompt the next forward reads at most; None: the prompt
+            is read at once.
         partial: returns what is found so far.
     """
 
@@ -74,6 +76,7 @@ class Task:
     codec: TextCodec | None = None
     scorer: Scorer | None = None
     records: Records = field(default_factory=Records)
+    prompt_rows: Callable[[], int] | None = None
     partial: Callable[[], Sequence[Candidate]] = lambda: ()
     _cache: Cache | None = field(default=None)
     _prompt_text: str | None = field(default=None)
@@ -102,9 +105,28 @@ class Task:
     def cache(self) -> Cache:
         """The cache that has read the prompt up to its last token. It is shared: never write it."""
         if self._cache is None:
-            prompt: Prompt = self.request.prompt
-            [self._cache] = self.stage.model.start([prompt])
+            self._cache = self.read(self.stage.model)
         return self._cache
+
+    def read(self, model: LanguageModel) -> Cache:
+        """Return a new cache of a model that has read the prompt up to its last token.
+
+        A prompt that contains more than token ids is always read at once.
+
+        Raises:
+            ContextError: the model cannot read it.
+            SearchStoppedError: the search must end before all parts are read.
+        """
+        prompt, next_rows = self.request.prompt, self.prompt_rows
+        if next_rows is None or not prompt.plain:
+            [cache] = model.start([prompt])
+            return cache
+
+        def rows() -> int:
+            self.account.check()  # before each forward, as everywhere
+            return next_rows()
+
+        return start_in_parts(model, prompt, rows)
 
     def tree(self) -> TokenTree:
         """Return a new tree of branches after the prompt."""

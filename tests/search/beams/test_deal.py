@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import LogitsError, OptionError
 from outrider.search.beams.beam import BeamSearch
 from outrider.search.beams.deal import Deal
 from outrider.search.beams.rewarded import candidates_of, standardised
@@ -277,3 +277,11 @@ def test_rewards_that_refuse_every_text_choose_nothing(keep: str, standardise: b
     shown = found.best.to_dict()
     assert shown["score"] is None and shown["about"]["reward"] is None
     json.dumps(shown, allow_nan=False)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_nothing_that_is_allowed_is_an_error(beams: int) -> None:
+    with pytest.raises(LogitsError, match="no token is allowed"):
+        searched(
+            Deal(num_beams=beams), MODELS[0], PROMPT, scorer=reward, banned_tokens=tuple(range(26))
+        )

@@ -60,6 +60,7 @@ class Searching(Protocol):
         scorer: "Scorer | Callable[[str], float] | None" = None,
         budget: "Limits | int | None" = None,
         cancelled: Callable[[], bool] = lambda: False,
+        prompt_rows: Callable[[], int] | None = None,
         images: GivenImages = None,
         documents: GivenDocuments = None,
         **options: JsonValue,
@@ -75,6 +76,8 @@ class Searching(Protocol):
             budget: most rows that the model computes after the prompt, or several limits
                 (`outrider.search.Limits`). What is found before is the result.
             cancelled: asked before each forward whether to end.
+            prompt_rows: asked before each forward over the prompt how many tokens it may read;
+                None: the prompt is read at once. The result is the same.
             images: images of the prompt.
             documents: documents before the prompt.
             options: options of the strategy, and of `generate`, such as `max_new_tokens`.
@@ -131,6 +134,7 @@ class Searching(Protocol):
             codec=self.tokenizer,
             scorer=scorer,
             records=self._records.setdefault(name, fresh),
+            prompt_rows=prompt_rows,
         )
         return run_search(made, task, name)
 

@@ -12,7 +12,7 @@ from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method, Paper
-from outrider.search.beams.core import Beam, Beams
+from outrider.search.beams.core import Beam, Beams, check_ended
 from outrider.search.beams.rewarded import Segments, Worth, candidates_of
 from outrider.search.candidate import Candidate
 from outrider.search.steps.lookahead import Ahead, look_ahead
@@ -133,6 +133,7 @@ class _Tokens:
         while True:
             beams.choose(logits, self._judged)
             if not beams.steps:
+                check_ended([beams])
                 return self._results()
             found = [self.newest[id(step.beam), step.token] for step in beams.steps]
             beams.steps = [  # rewards do not add up over steps
