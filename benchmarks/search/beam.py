@@ -8,11 +8,19 @@ logits, the first one left out; the whole search includes reading the prompt. Ro
 cache after each step: all that it holds, beside the prompt and the running branches, from step 16
 on. A line is printed for each prompt, and the summary at the end. After `--seconds` of the clock no
 other prompt is begun.
+
+    python -m benchmarks.search.beam smollm2 --prompts question.jsonl.zst --lengths 50 500 1500
+
+Prompts of exactly these lengths are parts of the joined questions. A third system searches beside
+the two: Outrider with a cache for each beam, which holds a copy of the rows of the prompt, and all
+else equal. Its step beside that of Outrider says what the shared cache saves; that of
+`transformers` beside it, what the rest does.
 """
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +33,12 @@ from benchmarks.real_models.prompts import by_category
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio
+from outrider.core.types import NO_IDS, as_ids
 from outrider.models.checkpoints.checkpoint import load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.sources.known import known_model
+from outrider.protocols import Cache, Segment
+from outrider.search.task import Task
 from outrider.search.tree import Node, TokenTree
 
 _WARM = 16
@@ -82,6 +93,48 @@ class Rows:
         """Forget all rows."""
         for own in (self.held, self.needed, self.apart):
             own.clear()
+
+
+@dataclass(slots=True)
+class Apart(TokenTree):
+    """Branches that have a cache each. A beam that several continue is copied, the prompt included;
+    a beam that one continues is not."""
+
+    caches: dict[Node, Cache] = field(default_factory=dict[Node, Cache])
+
+    @torch.inference_mode()
+    def extend(
+        self, steps: Sequence[tuple[Node, int]], prompts: torch.Tensor | None = None
+    ) -> tuple[list[Node], torch.Tensor]:
+        """Append a token to each of these nodes, in one forward."""
+        self.account.check()
+        left = Counter(node for node, _ in steps)
+        added: dict[Node, Cache] = {}
+        for node, token in steps:
+            left[node] -= 1
+            own = self.caches.get(node, self.cache)
+            cache = own.fork() if left[node] else own
+            cache.commit([token])
+            added[Node(token=token, parent=node, row=0, depth=node.depth + 1)] = cache
+        segments = [Segment(cache, NO_IDS) for cache in added.values()]
+        rows = self.model.forward(segments, [as_ids([-1])] * len(segments))
+        self.account.forward(len(segments))
+        self.caches = added
+        return list(added), torch.cat([one.logits for one in rows])
+
+    def keep(self, leaves: Iterable[Node]) -> None:
+        """Give up the other branches."""
+        self.caches = {leaf: self.caches[leaf] for leaf in leaves}
+
+
+def apart(model: Generator, prompt: list[int], beams: int, most: int) -> Found:
+    """Search with Outrider and a cache for each beam."""
+    shared = Task.tree
+    Task.tree = lambda task: Apart(task.stage.model, task.cache.fork(), task.account)
+    try:
+        return ours(model, prompt, beams, most)
+    finally:
+        Task.tree = shared
 
 
 def gaps(times: list[float]) -> list[float]:
@@ -165,6 +218,47 @@ def shown(ratios: list[float]) -> str:
     return "" if ratio is None else f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
+def by_length(model: Generator, rival: Any, given: argparse.Namespace) -> None:
+    """Search with all three systems after prompts of each length in turn, and print their steps."""
+    begun = perf_counter()
+    texts = by_category(given.prompts, 1000, given.characters)
+    ids = [int(t) for t in model.prompt("\n".join(text for _, text in texts)).token_ids]
+    ends = sorted(model.generation(model.prompt("a"), model.params()).request.sampler.end_ids)
+    beams, most = given.beams, given.max_new_tokens
+    systems: dict[str, Callable[[list[int]], Found]] = {
+        "Outrider": lambda prompt: ours(model, prompt, beams, most),
+        "a cache for each beam": lambda prompt: apart(model, prompt, beams, most),
+        "transformers": lambda prompt: theirs(rival, ends, prompt, beams, most),
+    }
+    steps: dict[int, list[dict[str, float]]] = {length: [] for length in given.lengths}
+    same, count, at = 0, 0, 0
+    for number in range(given.of_each):
+        for length in given.lengths:
+            if perf_counter() - begun > given.seconds:
+                break
+            prompt, at = ids[at : at + length], at + length
+            names = list(systems)[number % 3 :] + list(systems)[: number % 3]
+            found = {name: systems[name](prompt) for name in names}
+            steps[length].append({name: mean(one.steps) for name, one in found.items()})
+            equal = all(one.equals(found["Outrider"]) for one in found.values())
+            same, count = same + equal, count + 1
+            shown_steps = ", ".join(f"{n} {1000 * s:.0f}" for n, s in steps[length][-1].items())
+            whole = ", ".join(f"{one.seconds:.1f}" for one in found.values())
+            print(f"{length}: ms of a step: {shown_steps}; s: {whole}; equal {equal}", flush=True)
+    print("| prompt | " + " | ".join(systems) + " | for each beam / Outrider | transformers / it |")
+    print("|--:|--:|--:|--:|---|---|")
+    for length, rows in steps.items():
+        if not rows:
+            continue
+        own, copied, other = ([row[name] for row in rows] for name in systems)
+        means = " | ".join(f"{1000 * mean(values):.0f}" for values in (own, copied, other))
+        shares = shown([b / a for a, b in zip(own, copied, strict=True)])
+        rest = shown([b / a for a, b in zip(copied, other, strict=True)])
+        print(f"| {length} ({len(rows)}) | {means} | {shares} | {rest} |")
+    print(f"{same} of {count} prompts: same texts, scores within {_DIGITS}")
+    print(f"load average {os.getloadavg()[0]:.1f}")
+
+
 def main() -> None:
     """Search after all prompts and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -175,11 +269,15 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--max-new-tokens", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--lengths", type=int, nargs="*", default=())
     given = parser.parse_args()
     begun = perf_counter()
     torch.set_num_threads(1)
     rival = opened(given.model)
     model = load(given.model, dtype="float32", drafter="none", threads=1)
+    if given.lengths:
+        by_length(model, rival, given)
+        return
     rows = Rows()
     rows.watch()
     whole: list[float] = []

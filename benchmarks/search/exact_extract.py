@@ -5,7 +5,7 @@
 A line of the file holds a `context` and `qa`, a list of a question `q` and its answer `a`. The
 prompt is the passage, one example of a question and its answer, and the question. Scores are exact
 match and F1 of words, as for SQuAD. Intervals draw passages, since questions about one passage are
-alike. All systems continue the same cache.
+alike. All systems continue the same cache. A run with `--out` continues the file of an earlier one.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -25,6 +26,7 @@ from benchmarks.search.intervals import shown
 
 from outrider import Generator, load
 from outrider.core.types import Prompt
+from outrider.core.values import JsonValue
 from outrider.inputs.lines import numbered_lines
 from outrider.protocols import Cache
 from outrider.search import Candidate, Task
@@ -57,6 +59,11 @@ class Figures:
     seconds: list[float] = field(default_factory=list[float])
     inside: list[float] = field(default_factory=list[float])
     score: list[float] = field(default_factory=list[float])
+
+    def add(self, own: Sequence[float]) -> None:
+        """Append the figures of one question, in the order of the fields."""
+        for one, value in zip(fields(self), own, strict=True):
+            getattr(self, one.name).append(value)
 
 
 def questions(file: Path, words: int, examples: int) -> Iterator[Question]:
@@ -136,13 +143,9 @@ def replaced(search: ExactExtract, passage: str) -> ExactExtract:
     return replace(search, passage=passage)
 
 
-def asked(generator: Generator, prompt: Prompt, cache: Cache, most: int) -> Task:
-    """Return the task of a prompt that was read."""
-    assert generator.tokenizer is not None
-    ends = [i for text in ("\n", "\n\n") if len(i := generator.tokenizer.encode(text)) == 1]
-    params = generator.defaults.params(
-        {"max_new_tokens": most, "seed": 1, "temperature": 0.0, "stop_token_ids": sum(ends, ())}
-    )
+def asked(generator: Generator, prompt: Prompt, cache: Cache, **options: JsonValue) -> Task:
+    """Return the task of a prompt that was read, with options of sampling."""
+    params = generator.defaults.params({"seed": 1, "temperature": 0.0, **options})
     used = generator.strategy_for(params)
     task = Task(
         stage=used.stage,
@@ -170,33 +173,44 @@ def main() -> None:
     parser.add_argument("--by-length", type=int, default=0, help="questions scored by length too")
     parser.add_argument("--longest", type=int, default=16, help="tokens of an answer")
     parser.add_argument("--seconds", type=float, default=540, help="no question begins later")
+    parser.add_argument("--out", type=Path, help="a line for each question; continued if it exists")
     given = parser.parse_args()
     generator = load(given.model, threads=1, drafter="none")
     assert generator.tokenizer is not None
     model = generator.strategy_for(generator.params()).stage.model
+    ends = [i for text in ("\n", "\n\n") if len(i := generator.tokenizer.encode(text)) == 1]
+    options = {"max_new_tokens": given.longest, "stop_token_ids": sum(ends, ())}
     arms = systems(given.by_length)
     found = {name: Figures() for name in arms}
     groups, begun, cache = list[str](), perf_counter(), None
-    for question in questions(given.questions, given.words, given.examples):
-        if perf_counter() - begun > given.seconds or len(groups) >= given.most:
+    for line in given.out.read_text().splitlines() if given.out and given.out.exists() else ():
+        group, before = json.loads(line)
+        groups.append(group)
+        for name, own in before.items():
+            found[name].add(own)
+    asks = islice(questions(given.questions, given.words, given.examples), len(groups), given.most)
+    for question in asks:
+        if perf_counter() - begun > given.seconds:
             break
         text = PROMPT.format(context=question.passage, examples=question.example, q=question.text)
         prompt = Prompt(token_ids=generator.tokenizer.encode(text))
         [cache] = model.start([prompt], [cache])
+        figures: dict[str, list[float]] = {}
         for number, (name, answer) in enumerate(arms.items()):
             if number == 4 and len(groups) >= given.by_length:
                 continue
-            task = asked(generator, prompt, cache.fork(), given.longest)
+            task = asked(generator, prompt, cache.fork(), **options)
             first = process_time()
             one = answer(task, question.passage)
-            own = found[name]
-            own.seconds.append(process_time() - first)
-            own.rows.append(task.account.tokens)
-            own.exact.append(float(words_of(one.text) == words_of(question.answer)))
-            own.f1.append(f1_of(one.text, question.answer))
-            own.inside.append(float(one.text.strip() in question.passage))
-            own.score.append(one.score)
+            took, rows = process_time() - first, task.account.tokens
+            exact = float(words_of(one.text) == words_of(question.answer))
+            inside = float(one.text.strip() in question.passage)
+            figures[name] = [exact, f1_of(one.text, question.answer), rows, took, inside, one.score]
+            found[name].add(figures[name])
         groups.append(question.passage)
+        if given.out:
+            with given.out.open("a") as out:
+                print(json.dumps([question.passage, figures]), file=out)
     show(found, groups)
 
 

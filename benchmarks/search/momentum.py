@@ -1,40 +1,53 @@
-"""Repetition and speed of momentum decoding, beside greedy decoding and contrastive search.
+"""Repetition, coherence and speed of momentum decoding, beside other ways to continue a text.
 
-    python -m benchmarks.search.momentum smollm2 --texts val.jsonl.zst --prompts 24
+    python -m benchmarks.search.momentum smollm2 --texts val.jsonl.zst --prompts 40
 
 Each text continues the first words of a passage of a book (`{"text"}` records) for a fixed number
-of tokens. All systems continue a prompt in turn, in another order each time. `share of n` is the
-share of tokens inside n-grams that occur more than once in a continuation; `diversity` is that of
-the paper, the product of the shares of different 2-, 3- and 4-grams. Times are processor seconds of
-the process, which runs in one thread. Intervals draw prompts. Ctrl-C prints the table of what is
+of tokens. All systems continue a prompt in turn, in another order each time. `share of 4` is the
+share of tokens inside 4-grams that occur more than once in a continuation; `diversity` is that of
+the paper, the product of the shares of different 2-, 3- and 4-grams. How well a text fits its
+prompt: `information` is the mean log-probability of its tokens after the prompt less that after the
+end of another text (`<|endoftext|>`), `late` that of its second half; `words` and `pairs` are the
+F1 of words and of pairs of words with the true continuation. The true continuation, and that of
+another passage (which has as many tokens), are the bounds of these. Times are processor seconds of
+the process, which runs in one thread. Intervals draw prompts. Ctrl-C prints the tables of what is
 done.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from time import process_time
 
+import numpy as np
 from benchmarks.search.intervals import difference, shown
+from benchmarks.search.votes.coherence import Fit, fit
 from rich.progress import track
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio, repeated_tokens
 from outrider.training.core.corpus import read_records
 
+GREEDY, COSTLY, OWN = "greedy, by `generate`", "contrastive, k 5", "momentum"
+TRUE, OTHER = "true continuation", "that of another passage"
+SAMPLED = "top-p sampling (0.95)"
 SYSTEMS = {
-    "greedy, by `generate`": ("none", ""),
-    "momentum, alpha 0": ("none", "momentum(alpha=0.0)"),
-    "momentum": ("none", "momentum"),
-    "momentum, drafted": ("auto", "momentum"),
+    GREEDY: ("none", ""),
+    SAMPLED: ("none", ""),
+    OWN: ("none", "momentum"),
     "momentum, resistance `blocking`": ("none", "momentum(resistance=blocking)"),
-    "contrastive, k 5": ("none", "contrastive(top_k=5)"),
+    COSTLY: ("none", "contrastive(top_k=5)"),
 }
-GREEDY, COSTLY = "greedy, by `generate`", "contrastive, k 5"
+CHECKS = {
+    "momentum, alpha 0": ("none", "momentum(alpha=0.0)", GREEDY),
+    "momentum, drafted": ("auto", "momentum", OWN),
+}
+"""Systems whose texts must be those of another one."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +56,18 @@ class Written:
 
     Attributes:
         tokens: its tokens.
-        seconds: processor seconds.
-        logprob: mean log-probability of a token; None: not returned.
+        seconds: processor seconds; 0: it was not written.
+        fits: how well it fits its prompt.
     """
 
     tokens: tuple[int, ...]
     seconds: float
-    logprob: float | None
+    fits: Fit
 
-    def repeated(self, length: int) -> float:
-        """Return the share of tokens inside repeated n-grams."""
-        return repeated_tokens(self.tokens, length) / len(self.tokens)
+    @property
+    def repeated(self) -> float:
+        """The share of tokens inside repeated 4-grams."""
+        return repeated_tokens(self.tokens, 4) / len(self.tokens)
 
     @property
     def diversity(self) -> float:
@@ -66,85 +80,128 @@ def _different(tokens: Sequence[int], length: int) -> float:
     return len(set(runs)) / len(runs)
 
 
-def written(generator: Generator, search: str, prompt: str, count: int) -> Written:
-    """Continue a prompt by a strategy; by greedy decoding without one."""
+def written(
+    generator: Generator, name: str, search: str, prompt: str, count: int, seed: int
+) -> tuple[tuple[int, ...], float]:
+    """Continue a prompt by a system; return the tokens and the processor seconds."""
     begun = process_time()
     if not search:
+        warm = {"temperature": 1.0, "top_p": 0.95} if name == SAMPLED else {"temperature": 0.0}
         result = generator.generate(
-            prompt, max_new_tokens=count, temperature=0.0, ignore_eos=True, seed=1
+            prompt, max_new_tokens=count, ignore_eos=True, seed=seed, **warm
         )
-        return Written(tuple(result.token_ids), process_time() - begun, None)
-    found = generator.search(search, prompt, max_new_tokens=count, ignore_eos=True, seed=1).best
-    return Written(found.token_ids, process_time() - begun, found.score)
+        return tuple(result.token_ids), process_time() - begun
+    found = generator.search(search, prompt, max_new_tokens=count, ignore_eos=True, seed=seed).best
+    return found.token_ids, process_time() - begun
 
 
-def prompts(path: Path, number: int, words: int) -> list[str]:
-    """Return the first words of passages, at equal distances in the file."""
-    texts = [" ".join(record["text"].split()[:words]) for record in read_records(path)]
-    return [texts[i * len(texts) // number] for i in range(number)]
+def passages(path: Path, number: int, words: int, most: int) -> list[tuple[str, str]]:
+    """Return the first words of passages and what follows, at equal distances in the file."""
+    texts = [record["text"].split() for record in read_records(path)]
+    texts = [text for text in texts if len(text) >= words + most]
+    chosen = [texts[i * len(texts) // number] for i in range(number)]
+    return [(" ".join(text[:words]), " " + " ".join(text[words : words + most])) for text in chosen]
 
 
-def row(name: str, found: dict[str, list[Written]]) -> str:
-    """Return the row of a system."""
-    own, greedy, costly = found[name], found[GREEDY], found[COSTLY]
-    cells = [sum(text.repeated(n) for text in own) / len(own) for n in (4, 8)]
-    diversity = sum(text.diversity for text in own) / len(own)
-    scores = [text.logprob for text in own if text.logprob is not None]
-    logprob = f"{sum(scores) / len(scores):.2f}" if scores else ""
-    change = shown(
-        difference([t.repeated(4) for t in own], [t.repeated(4) for t in greedy]), digits=2
+def repetition(found: dict[str, list[Written]]) -> None:
+    """Print the table of repetition and speed."""
+    print(
+        "| | share of 4 | diversity | share of 4, less greedy | speed over greedy |"
+        " speed over contrastive, k 5 |\n|---|--:|--:|---|---|---|"
     )
-    speeds: list[str] = []
-    for other in (greedy, costly):
-        ratio = Ratio.of([b.seconds / a.seconds for a, b in zip(own, other, strict=True)])
-        assert ratio is not None
-        speeds.append(f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
-    figures = " | ".join(f"{cell:.2f}" for cell in (*cells, diversity))
-    return f"| {name} | {figures} | {change} | {logprob} | {' | '.join(speeds)} |"
+    base = [one.repeated for one in found[GREEDY]]
+    for name, own in found.items():
+        repeated = [one.repeated for one in own]
+        cells = [f"{np.mean(repeated):.2f}", f"{np.mean([one.diversity for one in own]):.2f}"]
+        cells.append(shown(difference(repeated, base), 2))
+        for other in (GREEDY, COSTLY):
+            pairs = zip(own, found[other], strict=True)
+            ratio = Ratio.of([b.seconds / a.seconds for a, b in pairs if a.seconds])
+            cells.append(f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def coherence(found: dict[str, list[Written]]) -> None:
+    """Print the tables of how well texts fit."""
+    keys = ("logprob", "information", "late", "words", "pairs")
+    digits = (2, 3, 3, 3, 4)
+    cells = {n: [[getattr(w.fits, key) for w in ws] for key in keys] for n, ws in found.items()}
+    print("| | log p | information | late | words | pairs |\n|---|--:|--:|--:|--:|--:|")
+    for name, own in cells.items():
+        means = [f"{np.mean(one):.{n}f}" for one, n in zip(own, digits, strict=True)]
+        print(f"| {name} | {' | '.join(means)} |")
+    print("| momentum, less this | log p | information | late | words | pairs |")
+    print("|---|---|---|---|---|---|")
+    for name, own in cells.items():
+        if name == OWN or name in CHECKS:
+            continue
+        gaps = [shown(difference(a, b), n) for a, b, n in zip(cells[OWN], own, digits, strict=True)]
+        print(f"| {name} | {' | '.join(gaps)} |")
 
 
 def main() -> None:
-    """Continue all prompts and print the table."""
+    """Continue all prompts and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model")
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=560.0, help="no prompt begins later")
+    parser.add_argument("--checks", action="store_true", help="also with alpha 0, and with drafts")
+    parser.add_argument("--rows", type=Path, help="file for the texts, a line for each prompt")
     given = parser.parse_args()
+    systems = SYSTEMS | ({n: one[:2] for n, one in CHECKS.items()} if given.checks else {})
     generators = {
-        drafter: load(given.model, drafter=drafter, threads=1) for drafter in ("none", "auto")
+        drafter: load(given.model, drafter=drafter, threads=1)
+        for drafter in {drafter for drafter, _ in systems.values()}
     }
-    found: dict[str, list[Written]] = {name: [] for name in SYSTEMS}
-    names = list(SYSTEMS)
-    for drafter, search in (("none", ""), ("auto", "momentum")):
-        written(generators[drafter], search, "Once", 8)
+    plain = generators["none"]
+    assert plain.tokenizer is not None
+    encode, decode = plain.tokenizer.encode, plain.tokenizer.decode
+    model = plain.strategy_for(plain.params()).stage.model
+    [end] = encode("<|endoftext|>")
+    chosen = passages(given.texts, given.prompts, given.words, 2 * given.tokens)
+    truths = [tuple(encode(follow)[: given.tokens]) for _, follow in chosen]
+    found: dict[str, list[Written]] = {}
+    names = list(systems)
+    for name, (drafter, search) in systems.items():
+        written(generators[drafter], name, search, "Once", 8, 1)
+    begun = process_time()
     with suppress(KeyboardInterrupt):
-        for number, prompt in enumerate(track(prompts(given.texts, given.prompts, given.words))):
-            first = number % len(names)
-            own: dict[str, Written] = {}
-            for name in names[first:] + names[:first]:
-                drafter, search = SYSTEMS[name]
-                own[name] = written(generators[drafter], search, prompt, given.tokens)
-            for name, text in own.items():
-                found[name].append(text)
-    same = all(
-        a.tokens == b.tokens
-        for a, b in zip(found["momentum"], found["momentum, drafted"], strict=True)
-    )
-    plain = all(
-        a.tokens == b.tokens for a, b in zip(found[GREEDY], found["momentum, alpha 0"], strict=True)
-    )
+        for number, (prompt, _) in enumerate(track(chosen)):
+            if process_time() - begun > given.seconds:
+                break
+            turn = number % len(names)
+            own: dict[str, tuple[tuple[int, ...], float]] = {}
+            for name in names[turn:] + names[:turn]:
+                drafter, search = systems[name]
+                own[name] = written(generators[drafter], name, search, prompt, given.tokens, number)
+            own[TRUE] = (truths[number], 0.0)
+            own[OTHER] = (truths[(number + len(chosen) // 2) % len(chosen)], 0.0)
+            truth = decode(truths[number])
+            texts = {
+                name: Written(
+                    tokens,
+                    spent,
+                    fit(model, encode(prompt), [end], tokens, (decode(tokens), truth)),
+                )
+                for name, (tokens, spent) in own.items()
+            }
+            for name in (*systems, TRUE, OTHER):
+                found.setdefault(name, []).append(texts[name])
+            if given.rows:
+                with given.rows.open("a", encoding="utf-8") as file:
+                    line = {name: asdict(text) for name, text in texts.items()}
+                    file.write(json.dumps({"number": number, "prompt": prompt} | line) + "\n")
+    repetition(found)
+    coherence(found)
+    for name, (_, _, other) in CHECKS.items() if given.checks else ():
+        same = [a.tokens == b.tokens for a, b in zip(found[name], found[other], strict=True)]
+        print(f"{name}: {sum(same)} of {len(same)} texts are those of {other}")
     print(
-        "| | share of 4 | share of 8 | diversity | share of 4, less greedy | log p |"
-        " speed over greedy | speed over contrastive, k 5 |\n|---|--:|--:|--:|---|--:|---|---|"
-    )
-    for name in SYSTEMS:
-        print(row(name, found))
-    print(
-        f"{len(found[GREEDY])} prompts of {given.words} words, {given.tokens} tokens; drafts change"
-        f" {'no' if same else 'a'} text; alpha 0 {'equals' if plain else 'differs from'} greedy;"
-        f" load average {os.getloadavg()[0]:.1f}"
+        f"{len(found[GREEDY])} prompts of {given.words} words, {given.tokens} tokens; load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
 
 

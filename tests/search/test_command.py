@@ -36,11 +36,19 @@ def test_what_was_found_before_a_limit_is_printed(capsys: pytest.CaptureFixture[
     assert "stopped: the limit of 12 computed tokens" in capsys.readouterr().err
 
 
+def test_a_scorer_without_effect_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for search, told in (("beam(num_beams=2)", True), ("best-of-n(samples=2)", False)):
+        command = ["generate", "Once upon", *TINY, "--search", search, "--max-new-tokens", "4"]
+        assert main([*command, "--scorer", "keywords:a"]) == 0
+        assert ("asked the scorer keywords:a for nothing" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--search", "beem"], "Did you mean 'beam'?"),
         (["--search", "beam(beams=2)"], "option of 'beam': 'beams'"),
+        (["--search", "beam(momentum)"], "search 'beam' combines no other methods"),
         (["--scorer", "length:5"], "--scorer is given without --search"),
         (["--budget", "5"], "--budget is given without --search"),
         (["--search", "beam", "--stream"], "--stream is given beside --search"),
@@ -76,5 +84,8 @@ def test_a_search_of_the_user() -> None:
     assert "limit of 8" in limited.stopped and limited.candidates
     with pytest.raises(OptionError, match="strategy of a search is 3"):
         generator.search(3, "Once")  # type: ignore[arg-type]
+    for given, message in (({"budget": "9"}, "budget is '9'"), ({"scorer": 3}, "scorer is 3")):
+        with pytest.raises(OptionError, match=message):
+            generator.search("beam", "Once", **given)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="does not follow a constraint"):
         generator.search("beam", "Once", constraint=outrider.Constraint.choice(["a"]))

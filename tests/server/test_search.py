@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from outrider.cli.app import main
 from outrider.engine.generator import Generator
-from outrider.engine.serving.searches import SearchJob, SearchNotRunError
+from outrider.engine.serving.drafting import LEAST_ROWS
+from outrider.engine.serving.jobs import SearchJob, SearchNotRunError
 from outrider.search import FunctionScorer
+from outrider.server.keys import Key, Keys
 from outrider.server.searches.settings import SearchSettings
 from outrider.server.settings import ServerSettings
 from tests.engine.serving.setups import until
@@ -81,7 +84,10 @@ def test_a_limit_keeps_what_was_found(searched: Running) -> None:
         ({"search": "beam(num_beams=4096)"}, 400, "Give at most 1024"),
         ({"search": "beam(num_beams=0)"}, 400, "num_beams is 0"),
         ({"scorer": "file.py:f"}, 400, "unknown scorer 'file.py:f'. Known here: long"),
-        ({"search": "best-of-n", "scorer": "broken", "budget_tokens": 1}, 422, ""),
+        ({"search": "icn", "budget_tokens": 1}, 422, "limit of 1"),
+        ({"search": "exact-extract", "prompt": "\n\n"}, 422, "exact-extract found no text"),
+        ({"search": "superposed(corpus=/etc/passwd)"}, 400, "would read files of the server"),
+        ({"search": "superposed(corpus=/nowhere)"}, 400, "would read files of the server"),
         ({"prompt": None}, 400, "give either prompt or messages"),
         ({"stream": True}, 400, "stream is not supported"),
         ({"n": 1000}, 400, "Give at most 16"),
@@ -132,6 +138,48 @@ def test_other_requests_go_on_beside_a_search(searched: Running) -> None:
     assert ended_before, "the search had ended before any of the other requests"
 
 
+def test_a_long_prompt_is_read_in_parts(
+    searched: Running, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = type(generator.strategy.target)
+    forward, most = target.forward, [0]
+
+    def watched(model: Any, segments: Any, want: Any) -> Any:
+        most[0] = max(most[0], *(len(one.cache.pending) for one in segments))
+        return forward(model, segments, want)
+
+    body = BEAM | {"prompt": "Once upon a time " * 40, "max_tokens": 4}
+    alone = searched.post(SEARCH, body).json["candidates"]
+    monkeypatch.setattr(target, "forward", watched)
+    monkeypatch.setattr(searched.engine._drafting, "step", 1e-6)
+    parts = searched.post(SEARCH, body)
+    assert parts.json["candidates"] == alone
+    assert parts.json["usage"]["prompt_tokens"] > 2 * LEAST_ROWS >= 2 * most[0] > 0
+
+
+def test_a_search_belongs_to_its_key(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is told who asks, of which class, and for how much; a full queue is a 429."""
+    keys = Keys((Key(name="poor", digest=sha256(b"secret").digest(), priority=2),))
+    allowed = ServerSettings(model_names=("tiny",), searches=SearchSettings())
+    found: list[SearchJob] = []
+    with running(generator, allowed, keys) as one:
+        take = one.engine.search
+
+        def noted(job: SearchJob, places: int | None = None) -> bool:
+            found.append(job)
+            return len(found) == 1 and take(job, places)
+
+        monkeypatch.setattr(one.engine, "search", noted)
+        one.headers["authorization"] = "Bearer secret"
+        answer = one.post(SEARCH, BEAM | {"max_tokens": 4, "user": "x"})
+        assert answer.status == 200
+        assert one.post(SEARCH, BEAM).status == 429
+    asked = answer.json["usage"]
+    assert [(job.principal, job.level) for job in found] == [("poor", 2)] * 2
+    assert (found[0].prompt, found[0].most) == (asked["prompt_tokens"], 4)
+    assert one.engine._scheduler.paid == {"poor": asked["total_tokens"]}
+
+
 def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
         ("--search-scorer", "a=length:3"): "without --allow-search",
@@ -169,11 +217,11 @@ def test_what_would_take_the_machine_is_refused(searched: Running, strategy: str
 
 def test_a_cancelled_answer_does_not_end_the_engine(searched: Running) -> None:
     """As when the server closes while a search runs."""
-    job = SearchJob(run=lambda ends: 1 / 0, begin_by=time.perf_counter() + 60)  # type: ignore[arg-type]
+    job = SearchJob(run=lambda engine: 1 / 0, begin_by=time.perf_counter() + 60)  # type: ignore[arg-type]
     job.result.cancel()
     searched.engine.search(job)
     assert until(lambda: searched.engine.searches == 0)
-    late = SearchJob(run=lambda ends: 1 / 0, begin_by=0.0)  # type: ignore[arg-type]
+    late = SearchJob(run=lambda engine: 1 / 0, begin_by=0.0)  # type: ignore[arg-type]
     searched.engine.search(late)
     with pytest.raises(SearchNotRunError, match="waited too long"):
         late.result.result(20)

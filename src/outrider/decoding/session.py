@@ -198,14 +198,19 @@ class Session:
         self._join_read()
         return active
 
-    def adopt(self, generation: Generation, cache: Cache) -> None:
+    def adopt(self, generation: Generation, cache: Cache, previous: Earlier | None = None) -> None:
         """Add a request that continues a text: `cache` has read its prompt and its output.
+
+        Args:
+            generation: the request.
+            cache: its cache.
+            previous: an earlier request, from whose statistics the policy goes on.
 
         Raises:
             ContextError: the text leaves no space for another token.
         """
         begun = perf_counter()
-        sequences = sequences_of(self.stage, [generation.request], [cache], [None], begun)
+        sequences = sequences_of(self.stage, [generation.request], [cache], [previous], begun)
         self._join([generation], sequences)
 
     def preempt(self, generation: Generation) -> None:

@@ -83,6 +83,13 @@ class Followers:
     def __len__(self) -> int:
         return sum(map(len, (*self._new, *self._old)))
 
+    def copy(self) -> "Followers":
+        """Return a memory that holds the same and learns apart."""
+        other = Followers(self.longest, self.most)
+        other._new = [dict(part) for part in self._new]
+        other._old = [dict(part) for part in self._old]
+        return other
+
     def saved(self, least: int) -> dict[str, NDArray[np.integer]]:
         """Return the contexts that occurred at least `least` times, for a file.
 

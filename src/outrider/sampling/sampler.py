@@ -67,7 +67,8 @@ class Sampler:
         self._in_prompt = torch.tensor(sorted(set(self.prompt_ids)), dtype=torch.int64)
         own = () if params.ignore_eos else tuple(end_ids)
         self.end_ids = frozenset((*own, *params.stop_token_ids))
-        self._reads_text = self._needs_text()
+        self.reads_text = self._needs_text()
+        """Whether penalties or processors change the scores by the text so far."""
         self.stateful = bool(stateful(params.logits_processors))
         """Whether a logits processor may keep a state: only the target may call it, in order."""
         p = params
@@ -103,7 +104,7 @@ class Sampler:
             return other
         kept = tuple(p for p in self.params.logits_processors if is_pure(p))
         other.params = replace(self.params, logits_processors=kept)
-        other._reads_text, other.stateful = other._needs_text(), False
+        other.reads_text, other.stateful = other._needs_text(), False
         return other
 
     @property
@@ -130,7 +131,7 @@ class Sampler:
         """Whether the choice at `index` needs no bias, penalty, processor or typical mass."""
         p = self.params
         return not (
-            self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
+            self.reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
         )
 
     @property
@@ -262,13 +263,13 @@ class Sampler:
             raise LogitsError(NOT_FINITE)
         p = self.params
         scores = logits if logits.dtype == torch.float64 else logits.float()
-        if p.logit_bias or p.banned_tokens or self._reads_text or p.min_new_tokens:
+        if p.logit_bias or p.banned_tokens or self.reads_text or p.min_new_tokens:
             scores = scores.clone()
         width = scores.numel()
         for token, bias in p.logit_bias.items():
             if token < width:
                 scores[token] += bias
-        if self._reads_text:
+        if self.reads_text:
             self._penalise(scores, generated)
         if p.banned_tokens:
             scores[[i for i in p.banned_tokens if i < width]] = -torch.inf

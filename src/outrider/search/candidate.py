@@ -36,7 +36,10 @@ class Candidate:
             "score": _finite(self.score),
             "logprob": _finite(self.logprob),
             "finish_reason": self.finish_reason,
-            "about": dict(self.about),
+            "about": {
+                name: _finite(value) if isinstance(value, float) else value
+                for name, value in self.about.items()
+            },
         }
 
 
@@ -45,7 +48,7 @@ class SearchResult:
     """What a search has found.
 
     Attributes:
-        candidates: the texts, the best first; at least one unless nothing could be written.
+        candidates: the texts, the best first; at least one.
         strategy: name of the strategy.
         stopped: why it ended before it was done, such as a limit or an error of the scorer; empty
             if it was done.

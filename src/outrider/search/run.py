@@ -21,7 +21,8 @@ def run_search(search: Search, task: Task, name: str) -> SearchResult:
 
     Raises:
         ScorerError: the scorer failed before anything was found.
-        SearchStoppedError: a limit was reached, or it was cancelled, before anything was found.
+        SearchStoppedError: a limit was reached, or it was cancelled, before anything was found; or
+            there is nothing to find.
         LogitsError: the logits of the model cannot be used.
         OptionError: the strategy needs something that is not there.
         ContextError: the prompt does not fit.
@@ -37,6 +38,10 @@ def run_search(search: Search, task: Task, name: str) -> SearchResult:
         if not found:
             raise
         stopped = one_line(error.problem)
+    if not found:
+        raise SearchStoppedError(
+            f"{name} found no text", hint="Give more space in the window, or other options"
+        )
     account = task.account
     return SearchResult(
         candidates=tuple(found),

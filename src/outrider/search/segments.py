@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from outrider.core.types import as_ids
-from outrider.decoding import Generation, Session, Stage
-from outrider.policies.guard import Guard
+from outrider.decoding import Earlier, Generation, Session, Stage
 from outrider.protocols import Cache, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
 from outrider.search.listing import Best, Listing
+from outrider.search.records import Kind, Records
 
 Until = Callable[[Sequence[int]], int | None]
 """`tokens of a passage -> how many of them it has when it ends there`; None: it goes on. The same
@@ -71,7 +71,7 @@ class Passages:
     Attributes:
         stage: the target with its drafter.
         request: the prompt and settings.
-        guard: of drafting.
+        records: what earlier passages have shown about drafts; these are added.
         account: counts rounds and tokens.
         drafted: tokens that were drafted.
         so_far: returns the passages of the last `write` as they are, for a search that is stopped.
@@ -79,7 +79,7 @@ class Passages:
 
     stage: Stage
     request: Request
-    guard: Guard | None
+    records: Records
     account: Account
     drafted: int = 0
     so_far: Callable[[], list[Passage]] = list
@@ -120,9 +120,12 @@ class Passages:
         """
         limits = [most] * len(branches) if isinstance(most, int) else list(most)
         self.account.hold(sum(len(branch.cache.text) for branch in branches))
-        session = Session(self.stage, self.guard)
+        sampled = not greedy and self.request.sampler.params.temperature > 0.0
+        kind = Kind.of(sampled, len(branches))
+        session = Session(self.stage, self.records.guard(kind))
+        before = self.records.before(kind)
         runs = [
-            self._begin(session, branch, sample, limit, greedy, top)
+            self._begin(session, branch, sample, limit, greedy, top, before)
             for branch, sample, limit in zip(branches, samples, limits, strict=True)
         ]
         ended: dict[int, Passage] = {}
@@ -153,6 +156,7 @@ class Passages:
                     ended[i] = self._passage(runs[i], branches[i], bound, "cut")
                     session.release(runs[i])
                     waiting.discard(i)
+        self.records.note(kind, runs)
         bound = _bound(ended.values(), shortest)
         found = passages()
         if bound is not None:
@@ -161,7 +165,14 @@ class Passages:
         return found
 
     def _begin(
-        self, session: Session, branch: Branch, sample: int, most: int, greedy: bool, top: int
+        self,
+        session: Session,
+        branch: Branch,
+        sample: int,
+        most: int,
+        greedy: bool,
+        top: int,
+        before: Earlier | None,
     ) -> Generation:
         base = self.request.sampler
         longest = len(branch.output) + max(most, 1)
@@ -182,7 +193,7 @@ class Passages:
         request = Request(self.request.prompt, sampler, list(branch.output))
         generation = Listing(request, top=top) if top else Generation(request)
         self.account.tokens += max(len(branch.cache.pending) - 1, 0)  # read with the first token
-        session.adopt(generation, branch.cache.fork())
+        session.adopt(generation, branch.cache.fork(), before)
         return generation
 
     def _step(self, session: Session) -> None:

@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Stage
 from outrider.inputs.given import TextCodec
-from outrider.policies.guard import Guard
-from outrider.protocols import Cache, Request
+from outrider.models.caches.prefill import start_in_parts
+from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 from outrider.search.account import Account
 from outrider.search.candidate import Candidate
 from outrider.search.plain import plain_tokens
+from outrider.search.records import Records
 from outrider.search.scorers.scorer import Scorer, checked_scores
 from outrider.search.segments import Branch, Passages
 from outrider.search.tree import TokenTree
@@ -40,6 +40,11 @@ class Search(ABC):
     sampling: ClassVar[Mapping[str, JsonValue]] = {}
     reads_stops: ClassVar[bool] = False
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its options name a file or folder to read, which clients of a server may not."""
+        return False
+
     @abstractmethod
     def run(self, task: "Task") -> Sequence[Candidate]:
         """Return the texts found, the best first.
@@ -59,7 +64,9 @@ class Task:
         account: what was spent.
         codec: the tokenizer, if there is one.
         scorer: judges texts, if the user gives one.
-        guard: of drafting.
+        records: what earlier searches have shown about drafts.
+        prompt_rows: how many tokens of the prompt the next forward reads at most; None: the prompt
+            is read at once.
         partial: returns what is found so far.
     """
 
@@ -68,7 +75,8 @@ class Task:
     account: Account
     codec: TextCodec | None = None
     scorer: Scorer | None = None
-    guard: Guard | None = None
+    records: Records = field(default_factory=Records)
+    prompt_rows: Callable[[], int] | None = None
     partial: Callable[[], Sequence[Candidate]] = lambda: ()
     _cache: Cache | None = field(default=None)
     _prompt_text: str | None = field(default=None)
@@ -97,9 +105,28 @@ class Task:
     def cache(self) -> Cache:
         """The cache that has read the prompt up to its last token. It is shared: never write it."""
         if self._cache is None:
-            prompt: Prompt = self.request.prompt
-            [self._cache] = self.stage.model.start([prompt])
+            self._cache = self.read(self.stage.model)
         return self._cache
+
+    def read(self, model: LanguageModel) -> Cache:
+        """Return a new cache of a model that has read the prompt up to its last token.
+
+        A prompt that contains more than token ids is always read at once.
+
+        Raises:
+            ContextError: the model cannot read it.
+            SearchStoppedError: the search must end before all parts are read.
+        """
+        prompt, next_rows = self.request.prompt, self.prompt_rows
+        if next_rows is None or not prompt.plain:
+            [cache] = model.start([prompt])
+            return cache
+
+        def rows() -> int:
+            self.account.check()  # before each forward, as everywhere
+            return next_rows()
+
+        return start_in_parts(model, prompt, rows)
 
     def tree(self) -> TokenTree:
         """Return a new tree of branches after the prompt."""
@@ -115,7 +142,7 @@ class Task:
         """Writes passages with the drafter."""
         if self._passages is None:
             self._passages = Passages(
-                stage=self.stage, request=self.request, guard=self.guard, account=self.account
+                stage=self.stage, request=self.request, records=self.records, account=self.account
             )
         return self._passages
 

@@ -110,6 +110,11 @@ class Asker:
         return f"{self.address}/{user}" if user else self.address
 
     @property
+    def best_class(self) -> int:
+        """The lowest class that its requests may have."""
+        return self.key.priority if self.key is not None else 0
+
+    @property
     def salt(self) -> str:
         """Separates the reusable prefixes of keys."""
         return self.key.digest.hex() if self.key is not None else ""

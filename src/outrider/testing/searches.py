@@ -196,6 +196,8 @@ def _stopped(
     if found.stopped:
         require(why in found.stopped, f"the result does not name the reason: {found.stopped}")
         require(len(found.candidates) > 0, "a stopped search returned nothing and no error")
+        scores = [one.score for one in found.candidates]
+        require(scores == sorted(scores, reverse=True), "what was found is not in order")
 
 
 def _plain(found: SearchResult) -> list[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """Successors: measured chances, chains that end where a token does not pay, earlier answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import GRAMMAR, Budget, Prompt, Worth, as_ids
 from outrider.drafters.copying.successors import Successors, _needed
 from outrider.memories.chances import STREAKS
+from outrider.memories.followers import Followers
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.walk import Walk
@@ -72,7 +74,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
         propose(drafter, state, size=2)
         drafter.commit([state], [as_ids([token])])
     drafter._learn(state)
-    fresh = Successors().chances[False, False]
+    fresh = Successors().chances[False, False, False]
     hits, trials = list(fresh.hits), list(fresh.trials)
     best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
     streak = 0
@@ -90,7 +92,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
             trials[kind] += 1
             hits[kind] += one == token
     assert state.streak == streak
-    counted = drafter.chances[temperature > 0, False]
+    counted = drafter.chances[temperature > 0, False, False]
     assert counted.trials == trials and counted.best_trials == best_trials
     assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)
 
@@ -109,7 +111,40 @@ def test_a_conversation_that_changes_its_temperature_changes_its_chances() -> No
     drafter = Successors()
     state = begin(drafter, [1, 2])
     again = begin(drafter, [1, 2, 3], previous=state, temperature=0.8)
-    assert again is state and again.chances is drafter.chances[True, False]
+    assert again is state and again.chances is drafter.chances[True, False, False]
+
+
+def test_a_prompt_that_begins_often_is_learned_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts after one prompt know the same of it, and nothing of each other."""
+    learned: list[list[int]] = []
+    real = Followers.learn
+
+    def learn(self: Followers, text: Sequence[int], start: int) -> None:
+        if len(text) > max(start, 1):
+            learned.append(list(text))
+        real(self, text, start)
+
+    monkeypatch.setattr(Followers, "learn", learn)
+    drafter, prompt = Successors(shared=0), [1, 2, 3, 1, 2]
+    states = [begin(drafter, prompt) for _ in range(4)]
+    assert learned == [prompt] * 2
+    assert all(state.own == states[0].own for state in states)
+    drafter.commit(states[3:], [as_ids([9, 8, 9, 8] * 4)])
+    assert states[3].own != states[2].own == states[0].own
+    assert begin(drafter, prompt).own == states[0].own
+    other = begin(drafter, [5, 6, 5])
+    assert learned[2:] == [[5, 6, 5]] and other.own != states[0].own
+    assert begin(drafter, prompt).own == states[0].own, "another prompt came between"
+    assert len(learned) == 4
+
+
+def test_penalties_have_their_own_chances() -> None:
+    """They make repeats rarer, of which most drafts are."""
+    drafter = Successors()
+    sampler = Sampler(SamplingParams(repetition_penalty=1.3))
+    [edited] = drafter.begin([Request(Prompt(token_ids=(1, 2)), sampler)])
+    assert edited.chances is drafter.chances[False, False, True]
+    assert begin(drafter, [1, 2]).chances is drafter.chances[False, False, False]
 
 
 @given(prompt=texts, output=texts, together=st.integers(2, 9))
@@ -258,7 +293,9 @@ def test_with_a_grammar_drafts_follow_it_and_forced_tokens_are_not_counted(
         assert not len(draft) or draft.sources[-1] == "successors"
     late._learn(other)
     assert other.chances == one.chances and other.own == one.own and other.place == one.place
-    tested = sum(one.chances.best_trials) - sum(Successors().chances[False, True].best_trials)
+    tested = sum(one.chances.best_trials) - sum(
+        Successors().chances[False, True, False].best_trials
+    )
     assert tested <= free
 
 

@@ -1,5 +1,6 @@
 """Chains of heads end where a further token does not pay (`drafters/heads/chain.py`)."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.core.types import NO_IDS, Budget, Prompt, Worth, as_ids
+from outrider.drafters.heads import chain
 from outrider.drafters.heads.chain import Rates, paying
 from outrider.drafters.heads.eagle3 import Eagle3
 from outrider.drafters.heads.hinted import Hinted
+from outrider.drafters.neural.asks import FIRST
+from outrider.drafters.neural.reading import read_ahead
 from outrider.kernels.layout import CHANCES
 from outrider.models.heads.native import NativeHead
 from outrider.protocols import ChainRequest, Request, Segment
@@ -19,6 +23,7 @@ from tests.models.heads.setups import Rig, make_rig, make_target, needs_kernels
 
 TEXT = (3, 9, 27, 11, 9, 27, 5, 3, 9, 27)
 CHANCE = st.floats(0.0, 1.0)
+FRESH = Rates().chances.sum()
 
 
 @given(
@@ -117,14 +122,14 @@ def test_a_draft_pays_and_teaches(rig: Rig) -> None:
         return len(draft)
 
     assert drafted(1e-6) == 4
-    before = drafter.rates[False].chances.copy()
+    before = drafter.rates[False, False].chances.copy()
     tested = list(state.tested)
     assert drafted(0.999) == 0
     assert drafted(1e-6, least=4.0) == 0
     assert drafted(1e-6, least=4.0, beside=drafter.name) == 4, "its own gain is what others need"
     state.tested = tested
     drafter.commit([state], [as_ids([tested[0][0], (tested[1][0] + 1) % 48])])
-    after = drafter.rates[False].chances
+    after = drafter.rates[False, False].chances
     assert state.tested == []
     first, second = tested[0][1], tested[1][1]
     if first != second:
@@ -132,3 +137,76 @@ def test_a_draft_pays_and_teaches(rig: Rig) -> None:
     others = np.ones(CHANCES, dtype=bool)
     others[[first, second]] = False
     assert (after[others] == before[others]).all()
+
+
+def request_of(rig: Rig, sampler: Sampler) -> Request:
+    return Request(prompt=Prompt(token_ids=TEXT), sampler=sampler, target_cache=rig.reads(TEXT))
+
+
+@needs_kernels()
+def test_a_head_whose_time_exceeds_its_gain_is_not_run(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a virtual clock each ask takes one second, in which one token would be written."""
+    drafter = {"hinted": Hinted, "eagle3": Eagle3}[rig.config.kind.value](model=rig.head)
+    ticks = itertools.count()
+    monkeypatch.setattr(chain, "perf_counter", lambda: float(next(ticks)))
+    [state] = drafter.begin([request_of(rig, Sampler(SamplingParams()))])
+
+    def asked_for(rate: float, right: bool) -> bool:
+        worth = Worth(floors=(1e-6,) * 4, rate=rate)
+        budget = Budget(depth=4, nodes=4, shares={drafter.name: 4}, worth=worth)
+        before = next(ticks)
+        [draft] = drafter.propose([state], [NO_IDS], [budget])
+        ran = next(ticks) - before > 1
+        tokens = draft.tokens[:1] if right and len(draft) else as_ids([47 - int(TEXT[0])])
+        drafter.commit([state], [tokens])
+        return ran
+
+    kept = [asked_for(1e-6, right=False) for _ in range(4)]
+    assert all(kept), "it takes nothing"
+    assert drafter.asks[False, False].count == 4
+    lost = [asked_for(1.0, right=False) for _ in range(FIRST)]
+    assert lost == [True] * (FIRST - 4) + [False] * 4
+    assert drafter.asks[False, False].off and not drafter.asks[True, False].off
+
+
+@needs_kernels()
+def test_kept_tokens_and_their_costs_are_the_gain(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = {"hinted": Hinted, "eagle3": Eagle3}[rig.config.kind.value](model=rig.head)
+    ticks = itertools.count()
+    monkeypatch.setattr(chain, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(chain, "read_ahead", lambda *given: read_ahead(*given) and 3.0)
+    [state] = drafter.begin([request_of(rig, Sampler(SamplingParams()))])
+    worth = Worth(floors=(0.001, 0.002, 0.003, 0.004), rate=0.1)
+    budget = Budget(depth=4, nodes=4, shares={drafter.name: 4}, worth=worth)
+    [draft] = drafter.propose([state], [NO_IDS], [budget])
+    assert len(draft) > 1 and draft.once == 3.0
+    wrong = (int(draft.tokens[1]) + 1) % 48
+    drafter.commit([state], [as_ids([int(draft.tokens[0]), wrong])])
+    cost = 0.1 * (1.0 + 3.0) + sum(worth.floors[: len(draft)])
+    assert drafter.asks[False, False].mean == pytest.approx(1.0 - cost)
+    drafter.commit([state], [as_ids([5])])
+    assert drafter.asks[False, False].count == 1, "each ask is judged once"
+
+
+@needs_kernels()
+def test_penalties_leave_the_choice_of_the_head_as_it_is(rig: Rig) -> None:
+    """The kernel drafts without them, selects, and counts such texts apart."""
+    drafter = {"hinted": Hinted, "eagle3": Eagle3}[rig.config.kind.value](model=rig.head)
+    found = []
+    for penalty in (1.0, 1.3):
+        params = SamplingParams(repetition_penalty=penalty, temperature=0.7, seed=3)
+        sampler = Sampler(params, prompt_ids=TEXT, sample=2)
+        [state] = drafter.begin([request_of(rig, sampler)])
+        worth = Worth(floors=(1e-6,) * 4)
+        budget = Budget(depth=4, nodes=4, shares={drafter.name: 4}, worth=worth)
+        [draft] = drafter.propose([state], [NO_IDS], [budget])
+        found.append(draft.tokens.tolist())
+        assert len(state.tested) == len(draft), "classes of its tokens are known"
+        drafter.commit([state], [draft.tokens[:1]])
+    assert found[0] == found[1] and len(found[0]) == 4
+    trained = [kind for kind, rates in drafter.rates.items() if rates.chances.sum() != FRESH]
+    assert trained == [(True, False), (True, True)]

@@ -1,5 +1,6 @@
 """DeAL: beam search with rewards of look-aheads."""
 
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,12 +8,12 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import LogitsError, OptionError
 from outrider.search.beams.beam import BeamSearch
 from outrider.search.beams.deal import Deal
 from outrider.search.beams.rewarded import candidates_of, standardised
 from outrider.testing.rigs import tabular_family
-from outrider.testing.searches import END, LETTERS, LetterCodec, searched
+from outrider.testing.searches import END, LETTERS, Counted, LetterCodec, searched
 
 pytestmark = pytest.mark.method("deal")
 
@@ -249,3 +250,38 @@ def test_options_out_of_range_are_refused() -> None:
             Deal(**options)
     with pytest.raises(OptionError, match="needs a scorer"):
         searched(Deal(), MODELS[0], PROMPT)
+
+
+@pytest.mark.parametrize("keep", ["token", "segment"])
+def test_beams_of_earlier_steps_are_the_result_of_a_search_that_is_stopped(keep: str) -> None:
+    """As when the scorer fails while the second step is judged."""
+    own = Deal(num_beams=3, lookahead=2, keep=keep)
+    found = searched(own, MODELS[0], PROMPT, scorer=Counted(fails_at=6), max_new_tokens=LENGTH)
+    assert "no reward today" in found.stopped and 0 < len(found.candidates) <= 3
+    for one in found.candidates:
+        assert 0 < len(one.token_ids) <= 3
+        assert one.finish_reason == ("stop" if one.token_ids[-1] == END else "unfinished")
+    scores = [one.score for one in found.candidates]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("keep", ["token", "segment"])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_rewards_that_refuse_every_text_choose_nothing(keep: str, standardise: bool) -> None:
+    """The search goes on, and the texts have the reward that they were given."""
+    own = Deal(num_beams=2, lookahead=2, keep=keep, standardise=standardise)
+    found = searched(
+        own, MODELS[0], PROMPT, scorer=lambda text: float("-inf"), max_new_tokens=LENGTH
+    )
+    assert found.candidates and not found.stopped
+    shown = found.best.to_dict()
+    assert shown["score"] is None and shown["about"]["reward"] is None
+    json.dumps(shown, allow_nan=False)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_nothing_that_is_allowed_is_an_error(beams: int) -> None:
+    with pytest.raises(LogitsError, match="no token is allowed"):
+        searched(
+            Deal(num_beams=beams), MODELS[0], PROMPT, scorer=reward, banned_tokens=tuple(range(26))
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import LogitsError, OptionError
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
 from outrider.search import Limits, SearchResult, run_search
@@ -176,6 +176,78 @@ def test_groups_that_have_not_ended_go_on() -> None:
     )
     assert len({one.token_ids[0] for one in found.candidates}) == 2
     assert {one.about["group"] for one in found.candidates} == {0, 1}
+
+
+def forbids(*first: int, after: int = 1) -> Any:
+    """A processor that allows nothing after `after` tokens that begin with one of these."""
+
+    def processor(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        new = ids[0, 2:].tolist()
+        stuck = new[:1] and new[0] in first and len(new) >= after
+        return torch.full_like(scores, -torch.inf) if stuck else scores
+
+    return processor
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_group_after_which_nothing_is_allowed_ends_and_the_others_go_on(
+    width: int, after: int
+) -> None:
+    first = MODEL.logits_after((1, 2)).topk(width).indices.tolist()
+    found = searched(
+        DiverseBeam(num_beams=2 * width, num_groups=2, strength=100.0),
+        MODEL,
+        (1, 2),
+        ignore_eos=True,
+        max_new_tokens=6,
+        logits_processors=(forbids(*first, after=after),),
+    )
+    assert group(found, 0) == []
+    assert len(group(found, 1)) == width
+    assert all(len(one.token_ids) == 6 for one in found.candidates)
+    assert not found.stopped
+
+
+def test_a_group_without_a_token_left_takes_none() -> None:
+    """After its end, the other group is a beam search of its own, which may take its tokens."""
+    options: dict[str, Any] = {"ignore_eos": True, "max_new_tokens": 6}
+    again = 0
+    for prompt in [(i, 2) for i in range(1, 7)]:
+        best = int(MODEL.logits_after(prompt).argmax())
+        found = searched(
+            DiverseBeam(num_beams=2, num_groups=2, strength=100.0),
+            MODEL,
+            prompt,
+            logits_processors=(forbids(best),),
+            **options,
+        )
+        [one] = found.candidates
+        second, *rest = one.token_ids
+        alone = searched(
+            BeamSearch(num_beams=1), MODEL, (*prompt, second), **options | {"max_new_tokens": 5}
+        )
+        assert second != best and rest == list(alone.best.token_ids)
+        assert found.tokens == 1 + 2 + 4  # the end of the prompt, two groups once, then one
+        again += best in rest
+    assert again
+
+
+def test_finished_texts_of_a_group_without_a_token_left_are_kept() -> None:
+    model = flat({1: {END: 0.6, 2: 0.4}, 2: {2: 1.0}})
+    search = DiverseBeam(num_beams=4, num_groups=2, strength=0.0)
+    found = searched(search, model, (3, 1), logits_processors=(forbids(0, 1, 2, 3),))
+    assert [text for text, _ in group(found, 0)] == [(END,)]
+    assert group(found, 1) == group(found, 0)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_it_is_an_error_if_no_group_has_a_token_left(width: int) -> None:
+    search = DiverseBeam(num_beams=2 * width, num_groups=2)
+    for more in ({"banned_tokens": tuple(range(7))}, {"logits_processors": (forbids(*range(7)),)}):
+        options: dict[str, Any] = {"ignore_eos": True, **more}
+        with pytest.raises(LogitsError, match="no token is allowed"):
+            searched(search, MODEL, (1, 2), **options)
 
 
 def test_the_penalty_counts_each_beam() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from outrider.search import Limits
 from outrider.search.samples.best_of_n import BestOfN
 from outrider.testing.rigs import tabular_family
 from outrider.testing.searches import Counted, searched
@@ -31,3 +32,23 @@ def test_the_texts_are_the_samples_of_generate() -> None:
     few = searched(BestOfN(samples=2), MODEL, PROMPT, temperature=1.5)
     more = searched(BestOfN(samples=5), MODEL, PROMPT, temperature=1.5)
     assert {one.token_ids for one in few.candidates} <= {one.token_ids for one in more.candidates}
+
+
+@pytest.mark.parametrize("scorer", [None, Counted()])
+def test_texts_so_far_are_the_result_of_a_search_that_is_stopped(scorer: Counted | None) -> None:
+    found = searched(
+        BestOfN(samples=3),
+        MODEL,
+        PROMPT,
+        scorer=scorer,
+        limits=Limits(tokens=9),
+        ignore_eos=True,
+    )
+    assert "limit of 9" in found.stopped and found.scorer_calls == 0
+    whole = searched(BestOfN(samples=3), MODEL, PROMPT, ignore_eos=True)
+    texts = {one.about["sample"]: one.token_ids for one in whole.candidates}
+    for one in found.candidates:
+        assert one.finish_reason == "unfinished" and len(one.token_ids) == 3
+        assert texts[one.about["sample"]][:3] == one.token_ids
+    scores = [one.score for one in found.candidates]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)

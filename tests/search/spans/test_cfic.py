@@ -226,3 +226,19 @@ def test_options() -> None:
             Cfic(**wrong)
     with pytest.raises(OptionError, match="no sentence"):
         found_in(document=" \n ")
+
+
+@pytest.mark.parametrize("room", [1, 2, 4, 8, 11])
+@pytest.mark.parametrize("skip", [True, False])
+def test_nothing_is_read_beyond_the_window(room: int, skip: bool) -> None:
+    """Beginnings that do not fit are told apart no further, and ends that do not are not found."""
+    length = len(CODEC.encode(DOCUMENT + "\nAB"))
+    table = TabularModel.random(vocab_size=len(BYTES), order=3, seed=1).table
+    model = TabularModel(table, context_length=length + room)
+    found = found_in(model, skip=skip)
+    whole = found_in(skip=skip)
+    assert found.candidates and not found.stopped
+    assert set(pairs(found)) <= {
+        (begin, end) for begin, _ in sentences_of(DOCUMENT) for _, end in sentences_of(DOCUMENT)
+    }
+    assert found.tokens <= whole.tokens

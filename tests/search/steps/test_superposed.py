@@ -18,7 +18,7 @@ from outrider.models.caches.prefill import start_caches
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularCache, TabularModel
 from outrider.protocols import Cache, Segment
-from outrider.search import run_search
+from outrider.search import Limits, run_search
 from outrider.search.account import Account
 from outrider.search.steps.superposed import UNSEEN, Draft, Superposed
 from outrider.search.task import Task
@@ -346,3 +346,16 @@ def test_what_cannot_be_mixed_is_refused() -> None:
 def test_options_outside_their_ranges(options: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         Superposed(**options)  # pyright: ignore[reportArgumentType]
+
+
+def test_drafts_that_a_limit_has_stopped_are_unfinished() -> None:
+    found = searched(
+        Superposed(drafts=3), mixing(0), PROMPT, limits=Limits(tokens=4), ignore_eos=True
+    )
+    assert [one.finish_reason for one in found.candidates] == ["unfinished"] * 3
+    assert {len(one.token_ids) for one in found.candidates} == {4}
+
+
+def test_only_a_corpus_besides_the_prompt_is_a_file() -> None:
+    assert Superposed(corpus="/tmp").reads_files
+    assert not Superposed(corpus="prompt").reads_files and not Superposed().reads_files

@@ -10,6 +10,7 @@ import torch
 from outrider.core.errors import OptionError
 from outrider.drafters import NoDrafter
 from outrider.models.tabular import TabularModel
+from outrider.search import Limits
 from outrider.search.scorers.scorer import ScorerError
 from outrider.search.trees.a_star import AStar, Found
 from outrider.testing.rigs import finish, generation, stage, tabular_family
@@ -184,3 +185,15 @@ def test_a_reward_outside_0_and_1_is_an_error(reward: float) -> None:
 def test_options_are_checked(options) -> None:
     with pytest.raises(OptionError):
         AStar(**options)
+
+
+def test_the_caches_of_states_that_wait_count_as_rows() -> None:
+    own = AStar(delimiter="c", step_tokens=2, nodes=24)
+    whole = searched(own, MODEL, PROMPT, temperature=2.0, scorer=Counted(), ignore_eos=True)
+    written = 4 * (len(PROMPT) + LENGTH)  # most that four steps can hold by themselves
+    assert whole.cache_rows > written
+    limits = Limits(rows=written)
+    found = searched(
+        own, MODEL, PROMPT, temperature=2.0, scorer=Counted(), ignore_eos=True, limits=limits
+    )
+    assert f"limit of {written} rows" in found.stopped and found.candidates

@@ -36,7 +36,7 @@ from outrider.cli.ui.render import (
     weights_note,
 )
 from outrider.cli.ui.samples import combined
-from outrider.cli.ui.searched import print_search, run_search
+from outrider.cli.ui.searched import print_search, run_search, scorer_note
 from outrider.cli.ui.waiting import Waiting
 from outrider.cli.ui.weighted import check_particles, print_particles, run_particles
 from outrider.core.errors import LogitsError, OptionError
@@ -168,7 +168,7 @@ def generate(
     asked = [asking_note(generator.tokenizer, message)]
     asked += [weights_note(generator.strategy.target.info)]
     if found:
-        print_search(found, screen, n, json, asked)
+        print_search(found, screen, n, json, [*asked, scorer_note(found, scorer)])
         return
     if weighted:
         print_particles(weighted, screen, json, asked)

@@ -42,6 +42,13 @@ def run_search(
         )
 
 
+def scorer_note(found: "SearchResult", scorer: "Scorer | None") -> str:
+    """Return a line that says that a scorer has judged nothing; empty otherwise."""
+    if scorer is None or found.scorer_calls or found.stopped:
+        return ""
+    return f"{found.strategy} asked the scorer {scorer.name} for nothing"
+
+
 def print_search(
     found: "SearchResult", screen: Screen, number: int, json: bool, notes: Sequence[str]
 ) -> None:

@@ -132,8 +132,11 @@ class Successors(Copier[SuccessorsState]):
     together: int = 8
     name: str = "successors"
     memory: Followers = field(init=False, repr=False, compare=False)
-    chances: dict[tuple[bool, bool], Chances] = field(init=False, repr=False, compare=False)
+    chances: dict[tuple[bool, bool, bool], Chances] = field(init=False, repr=False, compare=False)
     _waiting: list[SuccessorsState] = field(init=False, repr=False, compare=False)
+    _newest: list[tuple[tuple[int, ...], Followers | None]] = field(
+        init=False, repr=False, compare=False
+    )
     _longest: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -143,13 +146,15 @@ class Successors(Copier[SuccessorsState]):
         Range(0, hint="Give 0 or more tokens").check("shared", self.shared)
         _LEAST.check("least", self.least)
         chances = {
-            (sampled, constrained): Chances.of(self.own, self.shared)
+            (sampled, constrained, edited): Chances.of(self.own, self.shared)
             for sampled in (False, True)
             for constrained in (False, True)
+            for edited in (False, True)
         }
         object.__setattr__(self, "memory", Followers(max(self.shared, 1), _SHARED))
         object.__setattr__(self, "chances", chances)
         object.__setattr__(self, "_waiting", [])
+        object.__setattr__(self, "_newest", [])
         object.__setattr__(self, "_longest", max(self.own, self.shared))
 
     def remember(self, file: Path, vocab: int) -> None:
@@ -170,25 +175,36 @@ class Successors(Copier[SuccessorsState]):
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
-        prompt, walk = request.source_ids, request.sampler.walk
+        prompt, sampler = request.source_ids, request.sampler
+        walk = sampler.walk
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
-        chances = self.chances[request.sampler.params.temperature > 0.0, walk is not None]
+        sampled, constrained = sampler.params.temperature > 0.0, walk is not None
+        chances = self.chances[sampled, constrained, sampler.reads_text]
         if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)
             self._learn(state)
             state.text += prompt[start:]
             state.ends, state.chances = request.sampler.end_ids, chances
         else:
-            own, size = Followers(self.own, 2 * self.max_tokens), len(prompt)
-            state = SuccessorsState(
-                request.sampler.end_ids, chances, list(prompt), own, size, None, size
-            )
-            start = max(len(prompt) - self.max_tokens, 0)
+            own, size = self._of_prompt(prompt), len(prompt)
+            state = SuccessorsState(sampler.end_ids, chances, list(prompt), own, size, None, size)
+            start = len(prompt)
         state.begin, state.walk = len(prompt), walk and walk.fork()
         state.given = state.learned = len(state.text)
         state.own.learn(state.text, start)
         state.place = self._end(state, state.streak)
         return state
+
+    def _of_prompt(self, prompt: Sequence[int]) -> Followers:
+        """Return the followers in a prompt. Those of a prompt that has begun twice are kept, since
+        searches write many short texts after one prompt."""
+        again = bool(self._newest) and self._newest[0][0] == tuple(prompt)
+        if again and (kept := self._newest[0][1]) is not None:
+            return kept.copy()
+        own = Followers(self.own, 2 * self.max_tokens)
+        own.learn(prompt, max(len(prompt) - self.max_tokens, 0))
+        self._newest[:] = [(tuple(prompt), own.copy() if again else None)]
+        return own
 
     def _commit(self, state: SuccessorsState, tokens: list[int]) -> None:
         if not tokens:

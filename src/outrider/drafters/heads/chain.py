@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from outrider.core.errors import OptionError
 from outrider.core.tree import chain_parents
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, as_ids
 from outrider.drafters.given import Given
+from outrider.drafters.neural.asks import Ask, Asks
 from outrider.drafters.neural.model import ModelDrafter
 from outrider.drafters.neural.model_state import ModelState
 from outrider.drafters.neural.reading import read_ahead, timed
@@ -22,6 +24,10 @@ from outrider.models.heads.native import NativeHead
 from outrider.policies import Source
 from outrider.protocols import NO_NEEDS, ChainRequest
 from outrider.protocols.method import Value
+from outrider.sampling import Sampler, SamplingParams
+
+TextKind = tuple[bool, bool]
+"""Whether a text is sampled, and whether penalties or processors change the scores."""
 
 D = TypeVar("D", bound="HeadChain")
 
@@ -65,17 +71,23 @@ class HeadChain(ModelDrafter):
     it pays: the chance of each token follows from the probability that the head gives it and from
     how often such tokens were right, and the draft with the largest sum of chances less costs is
     proposed. Tokens that were drafted and not proposed are counted as well. Otherwise the
-    length is that of the budget.
+    length is that of the budget. In texts in which the head costs more than it gains (`asks.py`),
+    it is not run, except for trials.
 
     Attributes:
         seconds: measured seconds of a token of a draft.
+        rates: by kind of text.
+        asks: by kind of text.
     """
 
     seconds: float = 0.0
-    rates: dict[bool, Rates] = field(init=False, repr=False, compare=False)
+    rates: dict[TextKind, Rates] = field(init=False, repr=False, compare=False)
+    asks: dict[TextKind, Asks] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", {False: Rates(), True: Rates()})
+        kinds = [(sampled, edited) for sampled in (False, True) for edited in (False, True)]
+        object.__setattr__(self, "rates", {kind: Rates() for kind in kinds})
+        object.__setattr__(self, "asks", {kind: Asks() for kind in kinds})
 
     def propose(
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
@@ -86,23 +98,22 @@ class HeadChain(ModelDrafter):
         asked = [budget for budget in budgets if budget.share(self.name)]
         if not selects or any(budget.worth is None for budget in asked) or any(map(len, tails)):
             return ModelDrafter.propose(self, states, tails, budgets)
-        if not all(self._is_quick(state) for state in states):
+        if any(state.masks for state in states):
             return ModelDrafter.propose(self, states, tails, budgets)
-        if not asked:
-            return [EMPTY_DRAFT] * len(states)
         assert isinstance(model, NativeHead)
-        reading = read_ahead(model, states, budgets)
-        drafts = [
-            self._selected(model, state, tail, budget)
-            for state, tail, budget in zip(states, tails, budgets, strict=True)
-        ]
+        drafts, reading = [EMPTY_DRAFT] * len(states), 0.0
+        for i, (state, tail, budget) in enumerate(zip(states, tails, budgets, strict=True)):
+            asks = self.asks[kind_of(state)]
+            if not budget.share(self.name) or budget.worth is None or not asks.pays():
+                continue
+            read = read_ahead(model, [state], [budget])
+            begun = perf_counter()
+            drafts[i] = self._selected(model, state, tail, budget)
+            spent = asks.seconds(perf_counter() - begun) + read
+            floors = budget.worth.floors[: len(drafts[i])]
+            state.ask = Ask(budget.worth.rate * spent + sum(floors), len(drafts[i]))
+            reading += read
         return timed(drafts, reading)
-
-    @staticmethod
-    def _is_quick(state: ModelState) -> bool:
-        """Whether the kernel chooses tokens of this request, without the mask of a grammar."""
-        sampler = state.request.sampler.unrestricted
-        return not state.masks and sampler.quick(len(state.request.output))
 
     def _selected(
         self, model: NativeHead, state: ModelState, tail: IntArray, budget: Budget
@@ -111,15 +122,15 @@ class HeadChain(ModelDrafter):
         if worth is None or depth < 1 or not worth.floors:
             return EMPTY_DRAFT
         floors = worth.floors[:depth]
-        sampler = state.request.sampler
+        sampler = _plain(state.request.sampler, len(state.request.output))
         segment, _ = attach(state.cache, tail, EMPTY_DRAFT)
         chain = ChainRequest(
             segment=segment,
-            sampler=sampler.unrestricted,
+            sampler=sampler,
             generated=state.written(tail),
             depth=len(floors),
         )
-        rates = self.rates[sampler.params.temperature > 0.0]
+        rates = self.rates[kind_of(state)]
         # a further token must be expected to pay for its row and for the step that drafts it
         least = (min(floors) + worth.rate * self.seconds) / _NEXT
         tokens, places = model.draft(chain, rates.chances, least)
@@ -142,14 +153,45 @@ class HeadChain(ModelDrafter):
     def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
         """Learn which drafted tokens were right; the emitted tokens become pending."""
         for state, emitted in zip(states, tokens, strict=True):
-            rates = self.rates[state.request.sampler.params.temperature > 0.0]
+            rates, kept = self.rates[kind_of(state)], 0
             for (token, place), right in zip(state.tested, emitted.tolist(), strict=False):
                 rates.note(place, token == right)
                 if token != right:
                     break
+                kept += 1
             if len(emitted):
                 state.tested = []
+                self._judge(state, kept)
         ModelDrafter.commit(self, states, tokens)
+
+    def _judge(self, state: ModelState, kept: int) -> None:
+        """Count what the last ask has gained, of which `kept` tokens were right."""
+        if (ask := state.ask) is not None:
+            self.asks[kind_of(state)].note(min(kept, ask.proposed) - ask.cost)
+            state.ask = None
+
+
+def kind_of(state: ModelState) -> TextKind:
+    """Return the kind of text of a request."""
+    sampler = state.request.sampler
+    return sampler.params.temperature > 0.0, sampler.reads_text
+
+
+def _plain(sampler: Sampler, index: int) -> Sampler:
+    """Return the sampler without what the kernel cannot compute: penalties, processors, bias. Such
+    drafts are right less often, and take a fraction of the time."""
+    if (free := sampler.unrestricted).quick(index):
+        return free
+    p = sampler.params
+    params = SamplingParams(
+        temperature=p.temperature,
+        top_k=p.top_k,
+        top_p=p.top_p,
+        min_p=p.min_p,
+        banned_tokens=p.banned_tokens,
+        seed=sampler.seed,
+    )
+    return Sampler(params, end_ids=tuple(sampler.end_ids), sample=sampler.sample)
 
 
 def paying(chances: NDArray[np.float32], floors: Sequence[float], least: float) -> int:

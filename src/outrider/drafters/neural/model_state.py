@@ -11,6 +11,7 @@ from torch import Tensor
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError, GrammarError, OptionError
 from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, Stop, as_ids
+from outrider.drafters.neural.asks import Ask
 from outrider.models.caches.prefill import note_reading, start_known
 from outrider.models.heads.cache import Following
 from outrider.models.heads.model import HeadModel
@@ -45,6 +46,7 @@ class ModelState:
         ahead: the end of the text that is not in the cache yet (`read_ahead`).
         tested: drafted tokens, proposed or not, that no emitted token has confirmed or refuted yet,
             each with the class of its probability.
+        ask: the newest draft of a head that selects its tokens, until it is judged.
     """
 
     request: Request
@@ -55,6 +57,7 @@ class ModelState:
     cut: int = 0
     ahead: IntArray = field(default_factory=lambda: NO_IDS)
     tested: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    ask: Ask | None = None
 
     @property
     def masks(self) -> bool:

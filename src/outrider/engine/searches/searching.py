@@ -1,6 +1,7 @@
 """Search strategies on a generator: `Generator.search`."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from outrider.core.checks import shown
@@ -11,12 +12,13 @@ from outrider.core.values import JsonValue
 from outrider.decoding import Generation
 from outrider.engine.requests import ModelDefaults, params_for
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
-from outrider.policies.guard import Guard
+from outrider.policies.guard import Mode
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
 
 if TYPE_CHECKING:
     from outrider.search import Limits, Scorer, Search, SearchResult
+    from outrider.search.records import Records
 
 
 class Searching(Protocol):
@@ -25,6 +27,7 @@ class Searching(Protocol):
     tokenizer: TextCodec | None
     defaults: ModelDefaults
     context_length: int | None
+    _guarding: Mode
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
@@ -44,9 +47,10 @@ class Searching(Protocol):
         """Make the record of one request."""
         ...
 
-    def guard_of(self, strategy: Strategy) -> Guard | None:
-        """Return the guard of drafting."""
-        ...
+    @cached_property
+    def _records(self) -> "dict[str, Records]":
+        """By strategy: what its searches have shown about drafts."""
+        return {}
 
     def search(
         self,
@@ -56,6 +60,7 @@ class Searching(Protocol):
         scorer: "Scorer | Callable[[str], float] | None" = None,
         budget: "Limits | int | None" = None,
         cancelled: Callable[[], bool] = lambda: False,
+        prompt_rows: Callable[[], int] | None = None,
         images: GivenImages = None,
         documents: GivenDocuments = None,
         **options: JsonValue,
@@ -71,6 +76,8 @@ class Searching(Protocol):
             budget: most rows that the model computes after the prompt, or several limits
                 (`outrider.search.Limits`). What is found before is the result.
             cancelled: asked before each forward whether to end.
+            prompt_rows: asked before each forward over the prompt how many tokens it may read;
+                None: the prompt is read at once. The result is the same.
             images: images of the prompt.
             documents: documents before the prompt.
             options: options of the strategy, and of `generate`, such as `max_new_tokens`.
@@ -82,6 +89,7 @@ class Searching(Protocol):
         """
         from outrider.search import FunctionScorer, Limits, Scorer, Task, run_search
         from outrider.search.account import Account
+        from outrider.search.records import Records
 
         made, name, sampling = chosen(strategy, options)
         params = self.defaults.params(sampling)
@@ -106,16 +114,27 @@ class Searching(Protocol):
             context_length=self.context_length,
         )
         if scorer is not None and not isinstance(scorer, Scorer):
+            if not callable(scorer):
+                raise OptionError(
+                    f"scorer is {shown(scorer)}",
+                    hint="Give a function of a text, or outrider.search.scorers.named.make_scorer",
+                )
             scorer = FunctionScorer(scorer)
-        limits = Limits(tokens=budget) if isinstance(budget, int) else budget or Limits()
-        guard = self.guard_of(used)
+        limits = Limits() if budget is None else budget
+        limits = Limits(tokens=limits) if isinstance(limits, int) else limits
+        if not isinstance(limits, Limits):
+            raise OptionError(
+                f"budget is {shown(limits)}", hint="Give a number of tokens, or Limits"
+            )
+        fresh = Records(make_guard=lambda: used.guard(self._guarding))
         task = Task(
             stage=used.stage,
             request=self.generation(read, params).request,
             account=Account(limits=limits, cancelled=cancelled),
             codec=self.tokenizer,
             scorer=scorer,
-            guard=guard,
+            records=self._records.setdefault(name, fresh),
+            prompt_rows=prompt_rows,
         )
         return run_search(made, task, name)
 
@@ -139,6 +158,11 @@ def chosen(
             hint="Give a name, or an object of a subclass of outrider.search.Search",
         )
     parsed = Expression.parse(strategy, "search")
+    if parsed.inner:
+        raise OptionError(
+            f"search {parsed.name!r} combines no other methods",
+            hint=f"Write {parsed.name}(option=value)",
+        )
     found = record("search", parsed.name)
     own = {name: value for name, value in options.items() if name in found.options}
     rest = {name: value for name, value in options.items() if name not in found.options}

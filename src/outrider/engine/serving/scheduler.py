@@ -21,7 +21,7 @@ and `HEADROOM` tokens fit beside those that run. Reusable prefixes take what is 
 up first, then the caches of draft models (`to_thin`), then places.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
@@ -41,6 +41,11 @@ def slots_of(tokens: int) -> int:
     if tokens < _LARGE:
         return max(_SMALLEST, 1 << max(tokens - 1, 1).bit_length())
     return tokens + tokens // 4
+
+
+def class_of(level: int, waited: float, patience: float) -> int:
+    """Return the class of what has waited: it gains one for each `patience` seconds."""
+    return level - int(max(waited, 0.0) // patience)
 
 
 class Phase(StrEnum):
@@ -143,18 +148,26 @@ class Scheduler:
     # -- what happened ----------------------------------------------------------------------
 
     def add(self, entry: Entry) -> None:
-        """Add a sample that waits.
-
-        A principal that had nothing here before begins with what the least served one has received,
-        so that it can neither claim the time before nor wait for the others to catch up.
-        """
+        """Add a sample that waits."""
         if entry.key in self.entries:
             raise ValueError(f"there is a sample {entry.key!r} already")
-        if not any(e.principal == entry.principal for e in self.entries.values()):
-            others = {e.principal for e in self.entries.values()}
-            least = min((self._received(p) for p in others), default=0)
-            self.paid[entry.principal] = max(self.paid.get(entry.principal, 0), least)
+        self.arrive(entry.principal, {e.principal for e in self.entries.values()})
         self.entries[entry.key] = entry
+
+    def arrive(self, principal: str, here: Collection[str]) -> None:
+        """Take note that a principal asks for something.
+
+        If it has nothing `here` yet, it begins with what the least served one of those that have
+        has received, so that it can neither claim the time before nor wait for the others to catch
+        up.
+        """
+        if principal not in here:
+            least = min((self._received(p) for p in here), default=0)
+            self.paid[principal] = max(self.paid.get(principal, 0), least)
+
+    def charge(self, principal: str, tokens: int) -> None:
+        """Let a principal pay for something that is no sample, such as a search."""
+        self.paid[principal] = self.paid.get(principal, 0) + tokens
 
     def admitted(self, key: str, unread: int) -> None:
         """A sample has begun; `unread` tokens of its text are still to be read."""
@@ -299,7 +312,7 @@ class Scheduler:
         yield from sorted(
             ready,
             key=lambda e: (
-                e.level - int(max(now - e.arrived, 0.0) // self.limits.patience),
+                class_of(e.level, now - e.arrived, self.limits.patience),
                 self.paid.get(e.principal, 0),
                 -e.written,
                 e.arrived,
@@ -342,7 +355,7 @@ class Scheduler:
 
     def _pay(self, entry: Entry, tokens: int) -> None:
         entry.charged += tokens
-        self.paid[entry.principal] = self.paid.get(entry.principal, 0) + tokens
+        self.charge(entry.principal, tokens)
 
     def _settle(self, entry: Entry) -> None:
         """Correct what was paid for an entry to what is due."""

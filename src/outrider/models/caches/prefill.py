@@ -123,6 +123,33 @@ def start_known(
     return cache, as_ids(text[len(begin) :])
 
 
+def start_in_parts(model: LanguageModel, prompt: Prompt, rows: Callable[[], int]) -> Cache:
+    """Start a cache as `LanguageModel.start` does, with a forward for each part of the prompt.
+
+    Args:
+        model: the model.
+        prompt: token ids only (`Prompt.plain`).
+        rows: called before each forward; returns how many tokens it reads at most. An error that
+            it raises ends the reading.
+
+    Raises:
+        ContextError: the model cannot read the prompt.
+    """
+    check_prompt(model, prompt)
+    ids = as_ids(prompt.token_ids)
+    cache, _ = start_known(model, prompt.token_ids[:1], None)
+    done, known, end = 0, 1, len(ids) - 1  # rows of the cache, tokens of its text, all rows
+    while done < end:
+        stop = min(done + max(rows(), 1), end)
+        if stop > known:
+            cache.commit(ids[known:stop])
+        model.forward([Segment(cache, NO_IDS)], [NO_IDS])
+        done = known = stop
+    if end:
+        cache.commit(ids[end:])
+    return cache
+
+
 def note_reading(counters: Counters, cache: Cache, seconds: float) -> None:
     """Count a prompt read into `cache`; the time for encoding its images is counted separately."""
     report = cache.report

@@ -148,30 +148,31 @@ class Beams:
 
     def choose(self, logits: Float[Tensor, "rows vocab"], penalty: Penalty | None = None) -> None:
         """Choose the continuations of the running beams: add those that end to `ended`, and fill
-        `steps`. There are no steps at the greatest length, and where `ended` cannot be improved.
+        `steps`. There are no steps at the greatest length, where `ended` cannot be improved, and
+        where nothing is allowed after any beam (`check_ended`).
 
         Args:
             logits: the newest logits; each beam has its row in them.
             penalty: changes what continuations are ordered by; None: nothing.
 
         Raises:
-            LogitsError: logits are NaN or +inf, or nothing is allowed after any beam and no text is
-                finished.
+            LogitsError: logits are NaN or +inf.
         """
-        self.steps, self.taken = [], []
         if not self.running:
+            self.steps, self.taken = [], []
             return
         rows = logits[[beam.row for beam in self.running]]
         rows = rows if rows.dtype == torch.float64 else rows.float()
         logprobs = torch.log_softmax(rows, -1)
         texts = [beam.node.tokens for beam in self.running]
         if self.width == 1:  # as in greedy decoding, what is penalised are the logits
-            own = self.task.sampler.process(rows[0], texts[0])
-            ranked = torch.log_softmax(own, -1)[None]
+            own = self._allowed(rows[0], texts[0])
+            ranked = (torch.log_softmax(own, -1) if own.max() > -torch.inf else own)[None]
         else:
             ranked = torch.stack([self._allowed(*one) for one in zip(logprobs, texts, strict=True)])
         if penalty is not None:
-            ranked = penalty(ranked)
+            ranked = penalty(ranked)  # it may end the search, which then returns the steps before
+        self.steps, self.taken = [], []
         for rank, step in enumerate(self._best(logprobs, ranked)):
             if rank < self.width:
                 self.taken.append(step.token)
@@ -180,8 +181,6 @@ class Beams:
                     self._finish(step)
             elif len(self.steps) < self.width:
                 self.steps.append(step)
-        if not self.steps and not self.ended:
-            raise LogitsError(NOTHING_ALLOWED)
         if self._complete():
             self.steps = []
 
@@ -194,7 +193,7 @@ class Beams:
         except LogitsError as error:
             if error.problem != NOTHING_ALLOWED:
                 raise
-            return torch.full_like(row, -torch.inf)  # other beams may run on
+            return torch.full_like(row, -torch.inf)  # other beams and groups may run on
 
     def _best(
         self, logprobs: Float[Tensor, "beams vocab"], ranked: Float[Tensor, "beams vocab"]
@@ -262,10 +261,19 @@ class Beams:
         )
 
 
+def check_ended(groups: Sequence[Beams]) -> None:
+    """Raise `LogitsError` if groups that are done have no finished text: nothing was allowed after
+    any of their beams."""
+    if not any(group.ended for group in groups):
+        raise LogitsError(NOTHING_ALLOWED)
+
+
 def run_groups(
     groups: Sequence[Beams], task: Task, penalty: Callable[[int], Penalty | None] = lambda _: None
 ) -> None:
     """Run groups of beams until all are done, with one forward a step for all of them.
+
+    A group after whose beams nothing is allowed is done, with the texts that it has finished.
 
     Args:
         groups: the groups; none has begun.
@@ -275,7 +283,7 @@ def run_groups(
 
     Raises:
         SearchStoppedError: a limit is reached.
-        LogitsError: the logits of the model cannot be used.
+        LogitsError: the logits of the model cannot be used, or no group has a finished text.
     """
     tree = task.tree()
     logits = tree.first()[None]
@@ -286,7 +294,7 @@ def run_groups(
             group.choose(logits, penalty(number))
         steps = [step for group in groups for step in group.steps]
         if not steps:
-            return
+            return check_ended(groups)
         nodes, logits = tree.extend([(step.beam.node, step.token) for step in steps])
         row = 0
         for group in groups:

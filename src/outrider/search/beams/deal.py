@@ -1,5 +1,6 @@
 """DeAL: beam search that also judges what greedy decoding would write after each token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
 from outrider.protocols.method import Method, Paper
-from outrider.search.beams.core import Beam, Beams
+from outrider.search.beams.core import Beam, Beams, check_ended
 from outrider.search.beams.rewarded import Segments, Worth, candidates_of
 from outrider.search.candidate import Candidate
 from outrider.search.steps.lookahead import Ahead, look_ahead
@@ -132,6 +133,7 @@ class _Tokens:
         while True:
             beams.choose(logits, self._judged)
             if not beams.steps:
+                check_ended([beams])
                 return self._results()
             found = [self.newest[id(step.beam), step.token] for step in beams.steps]
             beams.steps = [  # rewards do not add up over steps
@@ -166,6 +168,8 @@ class _Tokens:
                 if len(one.tokens) == 1:
                     self.rewards[text] = reward
             extra = self.worth.extra(rewards)
+            if max(extra) == -math.inf:  # rewards that refuse everything choose nothing
+                extra = [0.0] * len(found)
         own = torch.full_like(ranked, -torch.inf)
         self.newest = {}
         for (number, token), one, more in zip(places, found, extra, strict=True):

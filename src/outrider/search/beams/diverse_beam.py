@@ -61,7 +61,9 @@ class DiverseBeam(Search):
 
     The score of a text is the sum with these penalties, divided by its length to the power of
     `length_penalty`. A candidate says in `about` its `group` and this sum (`ranked`), beside the
-    log-probability without any penalty. Groups may write the same text.
+    log-probability without any penalty. Groups may write the same text. A group after whose beams
+    no token is allowed ends with the texts that it has finished, if any, and the others go on; if
+    no group has a finished text, it is an error, as in `beam`.
 
     Attributes:
         num_beams: branches of all groups together.

@@ -70,7 +70,7 @@ class Worth:
             )
             for one, more, reward in zip(found, self.extra(rewards), rewards, strict=True)
         ]
-        return sorted(again, key=lambda one: -one.score)
+        return _sorted(again)
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Segments:
 
     def run(self) -> Sequence[Candidate]:
         """Write until `width` texts have ended, or all."""
-        self.task.partial = self._unjudged
+        self.task.partial = lambda: _sorted(self._unjudged())
         logits = self.tree.first()[None]
         self.running = [Segment(self.tree.root)]
         while True:
@@ -130,7 +130,7 @@ class Segments:
         found, rewards = self._unjudged(), [one.reward for one in self._all()]
         if self.worth.weight:
             return self.worth.ranked(found, rewards)
-        return sorted(found, key=lambda one: -one.score)
+        return _sorted(found)
 
     def _step(self, logits: Float[Tensor, "branches vocab"]) -> None:
         """Grow every branch, and keep the best `width`."""
@@ -164,9 +164,14 @@ class Segments:
     def _unjudged(self) -> list[Candidate]:
         """Return the texts by log-probability alone."""
         found: list[Candidate] = []
-        for one in self._all():
+        for place, one in enumerate(self._all()):
             tokens = one.node.tokens
             if tokens:
                 score = self.worth.score(one.logprob, 0.0, len(tokens))
-                found.append(self.task.candidate(tokens, score, logprob=one.logprob))
+                finish = None if place < len(self.ended) else "unfinished"
+                found.append(self.task.candidate(tokens, score, logprob=one.logprob, finish=finish))
         return found
+
+
+def _sorted(found: Sequence[Candidate]) -> list[Candidate]:
+    return sorted(found, key=lambda one: -one.score)

@@ -9,6 +9,7 @@ from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 from outrider.protocols.method import Method
 from outrider.search.candidate import Candidate
+from outrider.search.segments import Passage
 from outrider.search.task import Search, Task
 
 _RANGES = {"samples": Range(1, whole=True, hint="Give at least 1 sample")}
@@ -33,19 +34,31 @@ class BestOfN(Search):
     def run(self, task: Task) -> Sequence[Candidate]:
         """Return all texts, the best first."""
         count = self.samples
+        task.partial = lambda: [
+            one for one in _ranked(task, task.passages.so_far()) if one.token_ids
+        ]
         passages = task.passages.write([task.root] * count, range(count), most=task.most)
-        texts = [passage.tokens for passage in passages]
-        means = [passage.mean_logprob for passage in passages]
+        if task.scorer is None:
+            return _ranked(task, passages)
+        return _ranked(task, passages, task.score([passage.tokens for passage in passages]))
 
-        def ranked(scores: Sequence[float]) -> list[Candidate]:
-            order = sorted(range(count), key=lambda i: -scores[i])
-            return [
-                task.candidate(texts[i], scores[i], logprob=passages[i].logprob, sample=i)
-                for i in order
-            ]
 
-        task.partial = lambda: ranked(means)
-        return ranked(means if task.scorer is None else task.score(texts))
+def _ranked(
+    task: Task, passages: Sequence[Passage], scores: Sequence[float] | None = None
+) -> list[Candidate]:
+    """Return texts in the order of their scores; None: the mean log-probability of a token."""
+    if scores is None:
+        scores = [passage.mean_logprob for passage in passages]
+    return [
+        task.candidate(
+            passages[i].tokens,
+            scores[i],
+            logprob=passages[i].logprob,
+            finish="unfinished" if passages[i].finish == "cut" else None,
+            sample=i,
+        )
+        for i in sorted(range(len(passages)), key=lambda i: -scores[i])
+    ]
 
 
 METHOD = Method(

@@ -21,7 +21,7 @@ from outrider.protocols.method import Method, Paper
 from outrider.search.candidate import Candidate
 from outrider.search.plain import plain_tokens
 from outrider.search.samples.answers import Extract, extract_of
-from outrider.search.segments import Branch, branch_of
+from outrider.search.segments import Branch, Passage, branch_of
 from outrider.search.task import Search, Task
 from outrider.search.tree import TokenTree
 
@@ -124,7 +124,7 @@ class Icn(Search):
             if place is None or base is None:
                 break
             firsts = self._firsts(task, place, probed)
-            found += self._completed(task, base if self.base else place, firsts, number)
+            self._complete(task, base if self.base else place, firsts, number, found)
         return self._candidates(task, found)
 
     def _read(self, task: Task, codec: TextCodec, answers: Sequence[str]) -> _Place | None:
@@ -151,10 +151,15 @@ class Icn(Search):
                 found.append(token)
         return found
 
-    def _completed(
-        self, task: Task, place: _Place, firsts: Sequence[int], run: int
-    ) -> list[_Found]:
-        """Complete answers that begin with these tokens."""
+    def _complete(
+        self,
+        task: Task,
+        place: _Place,
+        firsts: Sequence[int],
+        run: int,
+        found: list[_Found],
+    ) -> None:
+        """Complete answers that begin with these tokens, and add them to `found`."""
         room = task.cache.remaining - len(place.tokens)
         most = min(self.length, task.sampler.params.max_new_tokens, room) - 1
         branches: list[Branch] = []
@@ -169,11 +174,25 @@ class Icn(Search):
             counts = range(1, len(new) + 1)
             return next(count for count in counts if self.closing in task.text(new[:count]))
 
-        written = task.passages.write(
-            branches, range(len(branches)), most=most, until=until, greedy=True
-        )
+        def done() -> list[Candidate]:
+            answers = self._answers(task, firsts, task.passages.so_far(), run)
+            return self._candidates(task, [*found, *answers])
+
+        before, task.passages.so_far = task.partial, list
+        task.partial = done
+        numbers = range(len(branches))
+        written = task.passages.write(branches, numbers, most=most, until=until, greedy=True)
+        found += self._answers(task, firsts, written, run)
+        task.partial = before
+
+    def _answers(
+        self, task: Task, firsts: Sequence[int], passages: Sequence[Passage], run: int
+    ) -> list[_Found]:
+        """Return the answers that have ended, of those with these first tokens."""
         found: list[_Found] = []
-        for token, passage in zip(firsts, written, strict=True):
+        for token, passage in zip(firsts, passages, strict=False):
+            if passage.finish == "cut":
+                continue
             tokens = (token, *passage.tokens)
             text = task.text(tokens)
             answer = text.split(self.closing)[0] if self.closing else text

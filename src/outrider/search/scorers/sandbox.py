@@ -1,12 +1,13 @@
 """Runs programs of strangers under bubblewrap: without network, files, or the rights of a user.
 
 Programs see the folders of the system's libraries and of Python, read-only, and an empty folder in
-memory. They run as a user that owns nothing, in namespaces of their own, and all of them end with
-the call.
+memory. They run as a user that owns nothing, in namespaces of their own, without system calls that
+would pass by their limits (`sandbox_filter.py`), and all of them end with the call.
 """
 
 import json
 import os
+import platform
 import secrets
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError, one_line
+from outrider.search.scorers.sandbox_filter import filter_bytes, known
 
 _USERS = range(61184, 65520)
 """Numbers of users that systemd reserves for services without a fixed user: they own no file."""
@@ -43,7 +45,7 @@ class ProgramLimits:
     Attributes:
         seconds: wall time.
         memory_bytes: address space of each process; all of them together have at most `processes`
-            times as much.
+            times as much. The kernel's buffers of pipes and sockets are not counted.
         processes: processes and threads.
         output_bytes: size of each file and of all of them together. What is printed is dropped.
 
@@ -86,6 +88,8 @@ def trouble() -> str:
     """Return why no sandbox starts on this machine, in one line; empty if one does."""
     if shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
+    if not known():
+        return f"there is no filter of system calls for {platform.machine() or 'this machine'}"
     passed, problem = _run("x = 2", ["assert x == 2"], ProgramLimits())
     return "" if passed == [True] else f"bubblewrap does not start: {problem or 'no answer'}"
 
@@ -93,7 +97,9 @@ def trouble() -> str:
 def refusal() -> OptionError:
     """Return the error that says why no program is run."""
     hint = "Install it, for example with: apt-get install bubblewrap"
-    if shutil.which("bwrap") is not None:
+    if not known():
+        hint = "Use another scorer"
+    elif shutil.which("bwrap") is not None:
         hint = "Allow user namespaces on this machine, or use another scorer"
     return OptionError(f"{trouble()}, so no program is run", hint=hint)
 
@@ -116,14 +122,19 @@ def _run(
         }
     ).encode()
     most = 16 + 8 * len(tests) + 16
-    process = subprocess.Popen(
-        command(limits, is_root),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-        start_new_session=True,
-    )
+    calls = _filter()
+    try:
+        process = subprocess.Popen(
+            command(limits, is_root, calls),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+            pass_fds=(calls,),
+        )
+    finally:
+        os.close(calls)
     timer = threading.Timer(_START + len(tests) * (limits.seconds + 0.5), process.kill)
     timer.daemon = True
     timer.start()
@@ -141,14 +152,22 @@ def _run(
     return _read(answer, secret, len(tests)), one_line(problem.decode(errors="replace").strip())
 
 
-def command(limits: ProgramLimits, is_root: bool) -> list[str]:
+def _filter() -> int:
+    """Return a descriptor from which the filter of system calls is read."""
+    reading, writing = os.pipe()
+    with open(writing, "wb") as file:  # it is far smaller than a pipe, so that nothing waits
+        file.write(filter_bytes())
+    return reading
+
+
+def command(limits: ProgramLimits, is_root: bool, calls: int) -> list[str]:
     """Return the command that starts Python in a sandbox.
 
     Root needs no namespace of users, and gives up its rights inside: as root, the number of
-    processes would not be limited.
+    processes would not be limited. `calls` is the descriptor of the filter of system calls.
     """
     words = ["bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid"]
-    words += ["--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    words += ["--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--seccomp", str(calls)]
     if is_root:
         words += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:

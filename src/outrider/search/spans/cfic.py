@@ -16,7 +16,7 @@ from outrider.protocols.method import Method, Paper
 from outrider.search.candidate import Candidate
 from outrider.search.plain import plain_tokens
 from outrider.search.spans.sentences import sentences_of
-from outrider.search.spans.starts import Start, starts_of
+from outrider.search.spans.starts import Start, Starts
 from outrider.search.task import Search, Task
 from outrider.search.tree import Node, TokenTree
 
@@ -61,17 +61,18 @@ class _Document:
     bounds: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     @cached_property
-    def bare(self) -> Start:
+    def bare(self) -> Starts:
         """Beginnings as in the document."""
-        return starts_of([self._begin(begin, "") for begin, _ in self.bounds])
+        return self._starts("")
 
     @cached_property
-    def spaced(self) -> Start:
+    def spaced(self) -> Starts:
         """Beginnings after a space, as tokens within a text have it."""
-        return starts_of([self._begin(begin, " ") for begin, _ in self.bounds])
+        return self._starts(" ")
 
-    def _begin(self, begin: int, space: str) -> tuple[int, ...]:
-        return plain_tokens(self.codec, space + self.text[begin : begin + _AHEAD])
+    def _starts(self, space: str) -> Starts:
+        texts = [space + self.text[begin : begin + _AHEAD] for begin, _ in self.bounds]
+        return Starts(texts, lambda text: plain_tokens(self.codec, text))
 
     def pieces(self, first: int, space: str, most: int) -> list[tuple[int, ...]]:
         """Return the tokens of the sentence `first` and of those that follow it, each with the
@@ -145,24 +146,30 @@ class Cfic(Search):
         return _candidates(task, document, spans)
 
     def _begun(
-        self, task: Task, tree: TokenTree, root: Start, logprobs: Float[Tensor, " vocab"]
+        self, task: Task, tree: TokenTree, root: Starts, logprobs: Float[Tensor, " vocab"]
     ) -> list[tuple[int, float]]:
         """Decode the beginnings of sentences; return at most `spans` sentences with scores."""
-        tokens = sorted(root.next, key=lambda token: (-float(logprobs[token]), token))
-        chosen = [token for token in tokens if float(logprobs[token]) > float("-inf")]
-        branches = [
-            _Branch(tree.root, root.next[token], [float(logprobs[token])])
-            for token in chosen[: self.spans]
-        ]
-        steps = [(branch, token) for branch, token in zip(branches, chosen, strict=False)]
-        while steps := [(branch, token) for branch, token in steps if branch.place.open]:
+        firsts = sorted(root.firsts)
+        values = dict(zip(firsts, logprobs[firsts].tolist(), strict=True))
+        tokens = sorted(firsts, key=lambda token: (-values[token], token))[: self.spans]
+        chosen = [token for token in tokens if values[token] > float("-inf")]
+        branches = [_Branch(tree.root, root.at(token), [values[token]]) for token in chosen]
+        steps = list(zip(branches, chosen, strict=True))
+        room = task.cache.remaining
+        while steps := [
+            (branch, token)
+            for branch, token in steps
+            if branch.place.open and len(branch.logprobs) <= room
+        ]:
             nodes, logits = tree.extend([(branch.node, token) for branch, token in steps])
             rows = task.logprobs(logits, [node.tokens for node in nodes])
             following: list[tuple[_Branch, int]] = []
             for (branch, _), node, row in zip(steps, nodes, rows, strict=True):
-                token = max(branch.place.next, key=lambda one: (float(row[one]), -one))
-                branch.node, branch.place = node, branch.place.next[token]
-                branch.logprobs.append(float(row[token]))
+                longer = branch.place.next()
+                best, which = row[longer].max(0)
+                token = longer[int(which)]
+                branch.node, branch.place = node, branch.place.longer(token)
+                branch.logprobs.append(float(best))
                 following.append((branch, token))
             steps = following
         found = [
@@ -188,8 +195,11 @@ class Cfic(Search):
         """Return after how many more sentences the text most probably ends."""
         if not self.skip or len(pieces) == 1 or not task.end_ids:
             return len(pieces) - 1
-        tokens = [token for piece in pieces for token in piece]
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0) - 1
+        ends = ends[ends < task.cache.remaining]  # what does not fit is not read
+        if len(ends) < 2:
+            return 0
+        tokens = [token for piece in pieces[: len(ends)] for token in piece]
         tree = task.tree()
         logits = tree.read(tree.root, tokens, want=ends.tolist())
         ids = sorted(task.end_ids)
@@ -200,8 +210,8 @@ class Cfic(Search):
 def _space(document: _Document, logprobs: Float[Tensor, " vocab"]) -> str:
     """Return the space before a sentence, if the model begins with one."""
 
-    def mass(root: Start) -> float:
-        return float(logprobs[sorted(root.next)].exp().sum())
+    def mass(root: Starts) -> float:
+        return float(logprobs[sorted(root.firsts)].exp().sum())
 
     return " " if mass(document.spaced) > mass(document.bare) else ""
 

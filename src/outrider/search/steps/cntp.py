@@ -72,7 +72,7 @@ class Cautious(Search):
         """
         text = Written(task)
         task.partial = text.unfinished
-        ends = _ending(task.need_codec("cautious next token prediction"), self.punctuation)
+        ends = ending(task.need_codec("cautious next token prediction"), self.punctuation)
         tree, most = task.tree(), task.most
         writer = SegmentTrials(task, tree, ends)
         place = Place.of(task, tree.root, tree.first(), ())
@@ -97,7 +97,7 @@ def _perplexity(trial: Trial) -> float:
     return trial.perplexity
 
 
-def _ending(codec: TextCodec, marks: str) -> Callable[[int], bool]:
+def ending(codec: TextCodec, marks: str) -> Callable[[int], bool]:
     """Return whether the text of a token ends with one of the marks, besides spaces."""
 
     @cache

@@ -112,7 +112,7 @@ def _opened(task: Task) -> tuple[TokenTree, _Seen]:
         )
     last = target.hidden_states.num_layers
     model = target.hidden_states.keeping([last])
-    [cache] = model.start([task.request.prompt])
+    cache = task.read(model)
     states = model.hidden_states
     assert states is not None  # `keeping` returns the same kind of model
     states.watch(cache, [last])

@@ -101,7 +101,7 @@ class Momentum(Search):
         passages = Passages(
             stage=task.stage,
             request=replace(task.request, sampler=self._sampler(task.sampler)),
-            guard=task.guard,
+            records=task.records,
             account=task.account,
         )
         [passage] = passages.write([task.root], [0], most=task.most, until=note, greedy=True)

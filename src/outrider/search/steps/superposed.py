@@ -92,6 +92,11 @@ class Superposed(Search):
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether there is a corpus besides the prompt."""
+        return self.corpus not in (None, PROMPT)
+
     def run(self, task: Task) -> Sequence[Candidate]:
         """Return the drafts, the best first.
 
@@ -101,7 +106,7 @@ class Superposed(Search):
         embed = self._embedding(task)
         counts = self._counted(task)
         running, ended = [Draft()], list[Draft]()
-        task.partial = lambda: self._found(task, running, ended)
+        task.partial = lambda: self._found(task, running, ended, "unfinished")
         tree = task.tree()
         logits = tree.first()
         node = tree.root
@@ -221,11 +226,20 @@ class Superposed(Search):
         return len(ended) == self.drafts and ended[-1].score >= running[0].score
 
     def _found(
-        self, task: Task, running: Sequence[Draft], ended: Sequence[Draft]
+        self,
+        task: Task,
+        running: Sequence[Draft],
+        ended: Sequence[Draft],
+        finish: str | None = None,
     ) -> list[Candidate]:
+        """Return the best drafts; `finish` says why those that run on do not."""
         best = _best([one for one in (*ended, *running) if one.tokens], self.drafts)
         best.sort(key=lambda one: -one.score)
-        return [task.candidate(one.tokens, one.score) for one in best]
+        ends = task.end_ids
+        return [
+            task.candidate(one.tokens, one.score, finish=None if one.tokens[-1] in ends else finish)
+            for one in best
+        ]
 
 
 def counted(path: Path, task: Task, weights: tuple[float, ...] = WEIGHTS) -> Interpolated:

@@ -161,7 +161,7 @@ class _Aligned:
                 f"the aligned model has {sizes[0]} tokens, and the target has {sizes[1]}",
                 hint="Give a model with the tokenizer of the target",
             )
-        [cache] = aligned.start([task.request.prompt])
+        cache = task.read(aligned)
         tree = TokenTree(aligned, cache, task.account)
         return cls(text, tree, tree.root, False)
 

@@ -115,6 +115,8 @@ class AStar(Search):
     The score of a finished text is -f. Where the budget ends before any text is finished, the
     states are returned in the order of their rewards, which are then the scores.
 
+    The cache of each state that waits counts as its own in `Limits.rows`.
+
     Attributes:
         children: steps that are sampled after a state; equal ones count once.
         delimiter: the text that ends a step; `\n` stands for a line break.
@@ -175,6 +177,7 @@ class AStar(Search):
             for child, after in self._continued(task, state, branch, numbers):
                 found.states.append(child)
                 queue.add((child, after), child.key)
+            task.account.hold(sum(len(one.cache.text) for _, one in queue))
         return found
 
     def _continued(

@@ -355,7 +355,7 @@ def _salt(asker: Asker, body: SamplingBody, context: Context) -> str:
 
 def _priority(asker: Asker, body: SamplingBody) -> int:
     """Return the class of a request: what it asks for, and at best what its key allows."""
-    best = asker.key.priority if asker.key is not None else 0
+    best = asker.best_class
     asked = (
         best + _TIERS.get(body.service_tier or "", 0) if body.priority is None else body.priority
     )

@@ -12,7 +12,9 @@ from starlette.types import Receive
 from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
 from outrider.engine.searches.searching import chosen
-from outrider.engine.serving.searches import SearchingEngine, SearchJob, SearchNotRunError
+from outrider.engine.serving.jobs import SearchJob, SearchNotRunError
+from outrider.engine.serving.scheduler import EXPECTED
+from outrider.engine.serving.searches import SearchingEngine
 from outrider.search import Limits, SearchResult
 from outrider.search.account import SearchStoppedError
 from outrider.search.scorers.scorer import ScorerError
@@ -77,15 +79,27 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
     )
     try:
         settings.check(body.search)
-        chosen(body.search, {})
+        made, name, _ = chosen(body.search, {})
     except OutriderError as error:
         raise from_outrider(error, "search") from None
+    if made.reads_files:
+        raise invalid(f"{name} would read files of the server. Leave its path out", "search")
     generator = context.generator
     job = SearchJob(
-        run=lambda ends: generator.search(
-            body.search, prompt, scorer=scorer, budget=limits, cancelled=ends, **options
+        run=lambda engine: generator.search(
+            body.search,
+            prompt,
+            scorer=scorer,
+            budget=limits,
+            cancelled=engine.ends,
+            prompt_rows=engine.rows,
+            **options,
         ),
         begin_by=perf_counter() + context.settings.queue_timeout,
+        principal=accepted.asker.principal(body.user),
+        level=accepted.asker.best_class,
+        prompt=len(prompt),
+        most=body.max_tokens or EXPECTED,
     )
     return job, prompt
 
@@ -139,15 +153,14 @@ async def _searched(engine: SearchingEngine, job: SearchJob, receive: Receive) -
         ApiError: too many searches wait, or it failed.
         ClientLeft: the client has left.
     """
-    if engine.searches >= _WAITING:
-        message = f"{_WAITING} searches are open; try again later"
-        raise retry_later(429, "queue_full", message, 10.0)
 
     def leave() -> None:
         job.cancelled = True
         engine.wake()
 
-    engine.search(job)
+    if not engine.search(job, places=_WAITING):
+        message = f"{_WAITING} searches are open; try again later"
+        raise retry_later(429, "queue_full", message, 10.0)
     try:
         async with watched(receive, leave):
             found = await asyncio.shield(asyncio.wrap_future(job.result))

@@ -31,5 +31,5 @@ class SearchBody(Body):
     budget_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     budget_seconds: Annotated[float, Field(gt=0, le=1e6)] | None = None
     user: str | None = None
-    stop: Stop | None = None
+    stop: Stop | list[Stop] | None = None
     stream: bool | None = None
