@@ -36,6 +36,7 @@ class ClassifierFree(Recipe):
 
     name: ClassVar[str] = "classifier-free"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     scale: float = 1.5
 

@@ -10,10 +10,12 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Generation
 from outrider.engine.requests import ModelDefaults, params_for
+from outrider.guidance.recipe import Recipe
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.policies.guard import Guard
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
+from outrider.strategy.guiding import check_contrast
 
 if TYPE_CHECKING:
     from outrider.search import Limits, Scorer, Search, SearchResult
@@ -25,6 +27,7 @@ class Searching(Protocol):
     tokenizer: TextCodec | None
     defaults: ModelDefaults
     context_length: int | None
+    guidance: Recipe | None
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
@@ -36,11 +39,12 @@ class Searching(Protocol):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
     ) -> Prompt:
         """Read a prompt."""
         ...
 
-    def generation(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generation(self, prompt: Prompt, params: SamplingParams, sample: int = 0) -> Generation:
         """Make the record of one request."""
         ...
 
@@ -58,6 +62,7 @@ class Searching(Protocol):
         cancelled: Callable[[], bool] = lambda: False,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         **options: JsonValue,
     ) -> "SearchResult":
         """Write several texts or branches of one prompt, and return the best ones with scores.
@@ -73,6 +78,7 @@ class Searching(Protocol):
             cancelled: asked before each forward whether to end.
             images: images of the prompt.
             documents: documents before the prompt.
+            contrast: another prompt for the same answer, for guidance that compares two.
             options: options of the strategy, and of `generate`, such as `max_new_tokens`.
 
         Raises:
@@ -96,7 +102,8 @@ class Searching(Protocol):
                 "a search does not follow a constraint", hint="Use generate, or leave it out"
             )
         used = self.strategy_for(params)
-        read = self.prompt(prompt, images=images, documents=documents)
+        read = self.prompt(prompt, images=images, documents=documents, contrast=contrast)
+        check_contrast([read], used.target, self.guidance)
         params = params_for(
             read,
             params,

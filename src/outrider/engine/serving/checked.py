@@ -13,6 +13,7 @@ from outrider.engine.requests import params_for
 from outrider.inputs.images.messages import check_reads_images
 from outrider.models.caches.prefill import check_ids, check_prompt
 from outrider.sampling import SamplingParams
+from outrider.strategy.guiding import check_contrast
 
 
 def checked(
@@ -28,6 +29,7 @@ def checked(
     """
     target = generator.strategy.target
     check_reads_images(target, [prompt])
+    check_contrast([prompt], target, generator.guidance)
     window = generator.context_length or target.info.context_length
     if prompt.context is not None:
         check_ids(target, prompt.token_ids, "the prompt")
