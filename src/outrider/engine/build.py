@@ -9,7 +9,7 @@ import torch
 
 from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning, VocabularyError
-from outrider.engine.generation_config.fields import refused
+from outrider.engine.generation_config.fields import unfollowed
 from outrider.engine.generator import Generator
 from outrider.engine.heads.choosing import (
     check_alone,
@@ -171,7 +171,7 @@ def _reduced(loaded: Sequence[LanguageModel], tiers: Tiers, count: int) -> Langu
 def _defaults(model: LanguageModel, codec: Tokenizer | None) -> ModelDefaults:
     """Read the defaults of the target; name in one line what is set and not followed."""
     config = model.info.generation_defaults
-    if ignored := refused(config):
+    if ignored := unfollowed(config, model.info.guidance is not None):
         values = ", ".join(f"{name}={config[name]!r:.40}" for name in ignored)
         warnings.warn(
             f"the generation_config of {model.info.name} sets {values}, which Outrider does not "
