@@ -173,6 +173,27 @@ def test_searches_read_the_mixed_distribution(
         assert (found.best.logprob or 0.0) >= mixed_logprob(plain, best) - 2e-2
 
 
+def test_the_memory_plan_counts_second_readings_and_other_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from outrider.models.memory import Demand
+    from outrider.models.sources.families import family
+
+    planned: list[dict[str, Demand]] = []
+
+    def plan(demands: Sequence[Demand], **_: object) -> None:
+        planned.append({one.tier: one for one in demands})
+
+    monkeypatch.setattr("outrider.engine.build.plan_memory", plan)
+    amateur = family("tiny")["draft"]
+    for guidance in (1.0, 2.0, f'contrastive(amateur="{amateur}")'):
+        outrider.load("tiny", mode="none", dtype="float32", threads=1, guidance=guidance)
+    alone, twice, other = planned
+    assert twice["target"].cache == 2 * alone["target"].cache
+    assert set(other) == {"target", "amateur"} and set(twice) == {"target"}
+    assert 0 < other["amateur"].weights < other["target"].weights == alone["target"].weights
+
+
 def test_results_and_descriptions_tell_the_guidance(guided: Generator, plain: Generator) -> None:
     found = guided.generate(PROMPT, **SHORT)
     assert found.to_dict()["guidance"] == 1.7
@@ -193,3 +214,38 @@ def test_the_text_of_a_recipe_is_an_expression() -> None:
     assert recipe_of(str(given)) == given
     built = Guidance.contrastive(amateur=outrider.load("tiny", mode="none").strategy.target)
     assert str(built) == "contrastive(amateur=target)"
+
+
+def test_where_guidance_excludes_all_that_is_allowed_the_target_decides(plain: Generator) -> None:
+    """With `alpha=1` only the target's best token is left, which the pattern does not allow."""
+    from outrider.strategy.guiding import Guidance
+
+    target = plain.strategy.target
+    recipe = Guidance.contrastive(amateur=target, alpha=1.0)
+    strict = {
+        name: outrider.load("tiny", dtype="float32", threads=1, guidance=recipe, **how)
+        for name, how in {"undrafted": {"mode": "none"}, "drafted": {"drafter": "lookup"}}.items()
+    }
+    rule = Constraint.regex("[X-Z]{3} [a-z]{5}")
+    for given in (
+        {"constraint": rule, **SHORT},
+        {"constraint": rule, "seed": 3, "max_new_tokens": 12, "temperature": 1.0, "top_p": 0.9},
+        {"banned_tokens": [plain.generate(PROMPT, **SHORT).token_ids[0]], **SHORT},
+    ):
+        expected = plain.generate(PROMPT, **given)
+        found = {name: model.generate(PROMPT, **given) for name, model in strict.items()}
+        assert found["undrafted"].token_ids == found["drafted"].token_ids
+        assert found["undrafted"].finish_reason == expected.finish_reason
+        if given.get("temperature") == 0.0:
+            assert found["undrafted"].token_ids == expected.token_ids
+        else:
+            assert found["undrafted"].text[:2].isupper()
+    with pytest.raises(outrider.OutriderError, match="no token is allowed"):
+        everything = list(range(target.info.vocab_size))
+        raise_for(strict["undrafted"].generate(PROMPT, banned_tokens=everything, **SHORT).error)
+
+
+def raise_for(error: str | None) -> None:
+    """Raise what a result tells."""
+    if error is not None:
+        raise outrider.OutriderError(error)

@@ -120,8 +120,13 @@ def test_what_cannot_be_followed_is_refused(served_guided: Running, served: Runn
         (served_guided, CHAT, {"messages": HELLO, "contrast": ""}, "contrast is ''"),
         (served_guided, CHAT, {"messages": HELLO, "contrast": []}, "contrast is []"),
         (served_guided, COMPLETE, {"prompt": "Once", "contrast": [10**6]}, "1000000"),
-        (served_guided, COMPLETE, {"prompt": "Once", "contrast": "a " * 9000}, "the context"),
+        (served_guided, COMPLETE, {"prompt": "Once", "contrast": "a " * 2100}, "at most 2048"),
     ):
         answer = server.post(path, ASK | body)
         assert answer.status == 400, answer.body
         assert words in answer.error["message"], answer.error
+
+
+def test_the_model_tells_its_guidance(served_guided: Running, served: Running) -> None:
+    assert served_guided.get("/v1/models").json["data"][0]["guidance"] == 2.5
+    assert "guidance" not in served.get("/v1/models").json["data"][0]

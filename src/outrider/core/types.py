@@ -142,12 +142,15 @@ class Rows:
             must agree with `Sampler.choose`.
         states: the outputs of the watched layers (`protocols.HiddenStates`), in the order in which
             the layers were named; None if the cache is not watched.
+        plain: the rows before guidance has excluded tokens. One decides where a request allows none
+            of the tokens that are left; None: there is nothing to fall back to.
     """
 
     logits: Float[Tensor, "rows vocab"]
     hidden: Float[Tensor, "rows hidden"] | None = None
     chooser: RowChooser | None = None
     states: Float[Tensor, "layers rows hidden"] | None = None
+    plain: Float[Tensor, "rows vocab"] | None = None
 
 
 @runtime_checkable

@@ -140,7 +140,7 @@ class Mixed(ModelWrapper):
         logits = self.mixer.mixed(text)
         if base is not None and text.masks[0] is None:
             # Without a chooser: the model's own would choose from logits that are not mixed.
-            return replace(base, logits=logits, chooser=None)
+            return replace(base, logits=logits, chooser=None, plain=base.logits)
         return Rows(logits)
 
 

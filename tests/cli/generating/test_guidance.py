@@ -90,7 +90,7 @@ def test_a_conversation_is_guided(run: Run) -> None:
         (["--guidance", "contrastive"], "option amateur of 'contrastive' is not given"),
         (["--guidance", "contrastive(amateur='x)"], "a text has no end"),
         (["--guidance", "-2"], "guidance is -2"),
-        (["--guidance", "contrastive", "--amateur", "nowhere"], "no model folder at nowhere"),
+        (["--guidance", "contrastive", "--amateur", "./nowhere"], "there is no model folder at"),
         (["--amateur", "x"], "--amateur is given without --guidance"),
         (["--guidance", "1.5", "--amateur", "x"], "guidance 1.5 has no other model"),
         (
@@ -136,9 +136,11 @@ def test_an_amateur_with_another_vocabulary_is_refused(
     assert outcome.error.endswith("Give a model with the tokenizer of the target")
 
 
-def test_a_bench_guides_all_strategies(run: Run, family: Family) -> None:
+def test_a_bench_guides_all_strategies(run: Run, family: Family, tmp_path: Any) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Once upon a time"}), encoding="utf-8")
     one = ["--prompts", "1", "--repeats", "1", "--max-new-tokens", "8", "--threads", "1"]
-    one += ["--workloads", "stories", "--strategies", "lookup", "--dtype", "float32"]
+    one += ["--workloads", str(prompts), "--strategies", "lookup", "--dtype", "float32"]
     given = ["bench", "speed", str(family.target), *one, "--draft", "none", "--json"]
     guided = run(*given, "--guidance", "contrastive", "--amateur", family.draft)
     assert guided.code == 0, guided.err
