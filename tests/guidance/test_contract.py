@@ -1,6 +1,6 @@
 """What must hold of every guidance method (`outrider.testing.check_guidance`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,35 @@ class Case:
 CASES = {
     "classifier-free": Case(options=lambda family: {"scale": 1.7}, neutral={"scale": 1.0}),
     "contrastive": Case(options=lambda family: {"amateur": family.draft}),
+    "dola": Case(options=lambda family: {"layers": (1,)}, neutral={"layers": (2,)}),
+    "proxy-tuning": Case(
+        options=lambda family: {"untuned": family.draft, "tuned": family.small},
+        neutral={"alpha": 0.0},
+    ),
+    "foreal": Case(
+        options=lambda family: {"weak": family.draft, "lead": 2}, neutral={"lead": 10**6}
+    ),
+    "two-prompt": Case(options=lambda family: {}, neutral={"strength": 0.0}),
+    "lm-guidance": Case(
+        options=lambda family: {"model": family.draft}, neutral={"beta": 0.0, "weight": 0.0}
+    ),
 }
 """How each method is built here; a new method needs an entry."""
+
+
+class Words:
+    """A tokenizer in which a third of the tokens end a sentence."""
+
+    has_chat = False
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return (1,)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(" one." if i % 3 == 0 else " two" for i in ids)
+
+    def chat(self, messages: object) -> tuple[int, ...]:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +79,7 @@ def build(name: str, family: Family, options: dict[str, Any]) -> LanguageModel:
     recipe = record("guidance", name).cls(**options)
     assert isinstance(recipe, Recipe)
     models = dict(recipe.models())
-    return recipe.build(Parts(target=family.target, models=models))
+    return recipe.build(Parts(target=family.target, models=models, codec=Words()))
 
 
 @pytest.mark.parametrize("name", names("guidance"))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Exactness, Prompt
+from outrider.core.types import Exactness
 from outrider.guidance.mix import Space
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Weighted
 from outrider.guidance.recipe import Parts, Recipe
-from outrider.guidance.source import Source, blank_images, last_token
+from outrider.guidance.source import Source, unconditional
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
@@ -62,14 +62,7 @@ def guided(model: LanguageModel, scale: float, *, space: Space = "logits") -> Mi
         OptionError: the scale is out of range.
     """
     check_scale(scale)
-    reads_images = bool(model.info.image_token_ids)
-
-    def null(prompt: Prompt) -> Prompt | None:
-        if prompt.contrast is not None:
-            return prompt.contrast
-        return blank_images(prompt) if reads_images else last_token(prompt)
-
-    sources = Source(model=model), Source(model=model, view=null)
+    sources = Source(model=model), Source(model=model, view=unconditional(model))
     return Mixed(sources, Weighted(weights=(scale, 1.0 - scale), space=space), float(scale))
 
 

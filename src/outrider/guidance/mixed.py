@@ -137,6 +137,8 @@ class Mixed(ModelWrapper):
 
     def _mixed(self, text: Found) -> Rows:
         base = text.rows[0]
+        if not len(text):  # nothing is wanted, and a mixer may have read nothing
+            return base or Rows(torch.empty(0, self.info.vocab_size, dtype=self.info.dtype))
         logits = self.mixer.mixed(text)
         if base is not None and text.masks[0] is None:
             # Without a chooser: the model's own would choose from logits that are not mixed.

@@ -1,8 +1,8 @@
 """Combines the rows of several sources into one, and says which sources are needed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -62,13 +62,19 @@ class Mixer(ABC):
     and other requests do not change it.
 
     Attributes:
-        stages: numbers of the sources, in the order in which they are read. Sources of one stage
-            are read together; those of a later stage may depend on what was found before.
         reads_texts: whether rows depend on `Found.texts`, so on where the prompt ends.
     """
 
-    stages: tuple[tuple[int, ...], ...]
     reads_texts: ClassVar[bool] = False
+
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of the sources, in the order in which they are read.
+
+        Sources of one stage are read together; those of a later stage may depend on what was found
+        before.
+        """
+        return ((0,),)
 
     def wanted(self, source: int, found: Found) -> Mask | None:
         """Return the rows for which `source` is read, given the sources of earlier stages.
@@ -85,6 +91,9 @@ class Mixer(ABC):
 Gate = Callable[[Float[Tensor, "rows vocab"]], Mask]
 """Maps the logits of the base to the rows that are mixed."""
 
+RowMap = Callable[[Float[Tensor, "rows vocab"]], Float[Tensor, "rows vocab"]]
+"""Maps logits to logits, row by row."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted(Mixer):
@@ -96,6 +105,7 @@ class Weighted(Mixer):
         alpha: excludes tokens that are less likely than this share of the best one.
         reference: the source that `alpha` refers to.
         temperatures: divides the logits of each source; empty: 1 for all.
+        maps: changes the logits of a source before they are added, by its number.
         gate: the rows that are mixed; the other sources are read for these only. None: all.
     """
 
@@ -104,10 +114,11 @@ class Weighted(Mixer):
     alpha: float = 0.0
     reference: int = 0
     temperatures: Sequence[float] = ()
+    maps: Mapping[int, RowMap] = field(default_factory=dict[int, RowMap])
     gate: Gate | None = None
 
     @property
-    def stages(self) -> tuple[tuple[int, ...], ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def stages(self) -> tuple[tuple[int, ...], ...]:
         """The base first, if it decides about the others."""
         read = tuple(i for i, weight in enumerate(self.weights) if i == 0 or weight != 0.0)
         return (read,) if self.gate is None else ((0,), read[1:])
@@ -138,8 +149,9 @@ class Weighted(Mixer):
         rows = found.rows[source]
         if rows is None:
             return None
+        logits = self.maps[source](rows.logits) if source in self.maps else rows.logits
         temperature = self.temperatures[source] if self.temperatures else 1.0
-        return rows.logits if temperature == 1.0 else rows.logits / temperature
+        return logits if temperature == 1.0 else logits / temperature
 
     def _mixed(self, rows: Sequence[Tensor | None]) -> Tensor:
         read = [(row, w, i) for i, (row, w) in enumerate(zip(rows, self.weights, strict=True))]

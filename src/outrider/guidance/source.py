@@ -33,6 +33,19 @@ def last_token(prompt: Prompt) -> Prompt:
     return Prompt(token_ids=prompt.token_ids[-1:])
 
 
+def unconditional(model: LanguageModel) -> View:
+    """Return the view of a prompt that says less: the other prompt that is given with it, or the
+    same with blank images for models that read images, or the last token."""
+    reads_images = bool(model.info.image_token_ids)
+
+    def view(prompt: Prompt) -> Prompt | None:
+        if prompt.contrast is not None:
+            return prompt.contrast
+        return blank_images(prompt) if reads_images else last_token(prompt)
+
+    return view
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A source of scores. Sources with the same model are read in one forward.

@@ -97,7 +97,12 @@ MODELS = ("models.wrappers.skipping",)
 
 GUIDANCE = (
     "guidance.contrastive",
+    "guidance.dola",
+    "guidance.proxy_tuning",
+    "guidance.two_prompt",
     "guidance.classifier_free",
+    "guidance.lm_guidance",
+    "guidance.routing.foreal",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
