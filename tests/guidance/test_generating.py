@@ -93,7 +93,7 @@ def test_it_is_refused_where_nothing_reads_it(plain: Generator) -> None:
                 PROMPT, contrast=OTHER, constraint=Constraint.regex("[a-c]{3}")
             ),
         ):
-            with pytest.raises(OptionError, match=f"{why}.*choose guidance classifier-free"):
+            with pytest.raises(OptionError, match=f"{why}.*choose guidance .*classifier-free"):
                 call(model)
 
 
@@ -249,3 +249,20 @@ def raise_for(error: str | None) -> None:
     """Raise what a result tells."""
     if error is not None:
         raise outrider.OutriderError(error)
+
+
+def test_another_prompt_has_the_same_images_or_documents_unless_it_is_read_already() -> None:
+    from PIL import Image
+
+    from outrider.engine.load import target_tokenizer
+    from outrider.engine.requests import read_prompts
+
+    codec, image = target_tokenizer("tiny-vision"), Image.new("RGB", (8, 8), "red")
+    [seen] = read_prompts(["What?"], [[image]], None, codec, 64, None, ["Which?"])
+    assert seen.contrast is not None and seen.contrast.image_prompt is not None
+    assert seen.contrast.token_ids != seen.token_ids
+    assert [one.getpixel((0, 0)) for one in seen.contrast.image_prompt.images] == [(255, 0, 0)]
+    [long] = read_prompts(["What?"], None, ["a text", "b text"], codec, 64, None, ["Which?"])
+    assert long.contrast is not None and long.contrast.context is not None
+    [given] = read_prompts(["What?"], [[image]], None, codec, 64, None, [Prompt(token_ids=(1,))])
+    assert given.contrast == Prompt(token_ids=(1,))
