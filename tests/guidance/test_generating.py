@@ -224,22 +224,28 @@ def test_where_guidance_excludes_all_that_is_allowed_the_target_decides(plain: G
     recipe = Guidance.contrastive(amateur=target, alpha=1.0)
     strict = {
         name: outrider.load("tiny", dtype="float32", threads=1, guidance=recipe, **how)
-        for name, how in {"undrafted": {"mode": "none"}, "drafted": {"drafter": "lookup"}}.items()
+        for name, how in {
+            "undrafted": {"mode": "none"},
+            "drafted": {"drafter": "model", "num_speculative_tokens": 4},
+        }.items()
     }
-    rule = Constraint.regex("[X-Z]{3} [a-z]{5}")
+    rule = Constraint.regex("[X-Z]{3}( [a-z]{3}ing){3}")
+    accepted = 0
     for given in (
-        {"constraint": rule, **SHORT},
-        {"constraint": rule, "seed": 3, "max_new_tokens": 12, "temperature": 1.0, "top_p": 0.9},
-        {"banned_tokens": [plain.generate(PROMPT, **SHORT).token_ids[0]], **SHORT},
+        {"constraint": rule, "max_new_tokens": 30, "temperature": 0.0},
+        {"constraint": rule, "seed": 3, "max_new_tokens": 30, "temperature": 1.0, "top_p": 0.9},
+        {"banned_tokens": plain.generate(PROMPT, **SHORT).token_ids[:3], **SHORT},
     ):
         expected = plain.generate(PROMPT, **given)
         found = {name: model.generate(PROMPT, **given) for name, model in strict.items()}
         assert found["undrafted"].token_ids == found["drafted"].token_ids
+        accepted += found["drafted"].speculation.target.accepted
         assert found["undrafted"].finish_reason == expected.finish_reason
         if given.get("temperature") == 0.0:
             assert found["undrafted"].token_ids == expected.token_ids
         else:
             assert found["undrafted"].text[:2].isupper()
+    assert accepted > 5
     with pytest.raises(outrider.OutriderError, match="no token is allowed"):
         everything = list(range(target.info.vocab_size))
         raise_for(strict["undrafted"].generate(PROMPT, banned_tokens=everything, **SHORT).error)
