@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 import outrider
+from outrider.core.errors import ContextError
+from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
+from outrider.engine.serving.checked import checked
 from outrider.guidance.classifier_free import ClassifierFree
 from outrider.inputs.given import GivenPrompt
 from outrider.inputs.images.messages import is_chat
@@ -73,10 +76,21 @@ def test_a_text_has_another_one(served_guided: Running, guided: Generator) -> No
     assert guided.tokenizer is not None
     ids = {name: list(guided.tokenizer.encode(value)) for name, value in given.items()}
     assert text(served_guided, COMPLETE, **ids) == own
-    cut = served_guided.post(COMPLETE, ASK | given | {"truncate_prompt_tokens": 2}).json
-    short = [guided.tokenizer.encode(value)[-2:] for value in given.values()]
-    alone = guided.generate(list(short[0]), contrast=list(short[1]), **OWN)
-    assert cut["choices"][0]["text"] == alone.text
+    given["contrast"] = "One day the big dog ran to the park and"
+    cut = text(served_guided, COMPLETE, **given, truncate_prompt_tokens=2)
+    short = [list(guided.tokenizer.encode(value)[-2:]) for value in given.values()]
+    whole = guided.generate(short[0], contrast=given["contrast"], **OWN).text
+    assert cut == guided.generate(short[0], contrast=short[1], **OWN).text != whole
+
+
+def test_an_answer_has_the_room_that_the_longer_prompt_leaves(guided: Generator) -> None:
+    window = guided.strategy.target.info.context_length
+    for own, other in ((5, 2000), (2000, 5)):
+        prompt = Prompt(token_ids=(9,) * own, contrast=Prompt(token_ids=(9,) * other))
+        assert checked(guided, prompt, {}).max_new_tokens == window - 2000
+    prompt = Prompt(token_ids=(9,), contrast=Prompt(token_ids=(9,) * window))
+    with pytest.raises(ContextError):
+        checked(guided, prompt, {})
 
 
 def test_what_the_method_derives_is_read(served_guided: Running, guided: Generator) -> None:
