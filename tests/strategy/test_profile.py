@@ -170,6 +170,15 @@ def test_a_profile_beside_a_drafter_is_refused() -> None:
         outrider.load(FAMILY.target, drafter="lookup", profile=profile())
 
 
+def test_a_profile_beside_guidance_is_refused_and_one_in_the_cache_is_not_used() -> None:
+    profile().save()
+    assert outrider.load(FAMILY.target).profile is not None
+    guided = outrider.load(FAMILY.target, guidance=2.0)
+    assert guided.profile is None and guided.strategy.target.info.guidance == 2.0
+    with pytest.raises(OptionError, match="a profile and a selection, guidance or layer skipping"):
+        outrider.load(FAMILY.target, guidance=2.0, profile=profile())
+
+
 BROKEN: dict[str, str] = {
     "cut": '{"schema": 1, "ke',
     "a list": "[1]",

@@ -102,6 +102,8 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _model_value(name: str, value: Any) -> Any:
+    if name == "guidance" and isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value}"
     if name == "threads":
         return None if value is None else _whole(name, value)
     if value is not None and not isinstance(value, str):

@@ -129,7 +129,9 @@ def _margin(
     if index >= min(run.tokens, base.tokens):
         return None
     model, written = opened.models["target"], [int(t) for t in base.token_ids[:index]]
-    [cache] = model.start([Prompt(token_ids=(*prompt, *written))])
+    [cache] = model.start([Prompt(token_ids=tuple(prompt))])
+    if written:
+        cache.commit(written)  # not part of the prompt, which guidance may read in other words
     [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
     params = SamplingParams.of(**sampling)
     sampler = Sampler(params, prompt_ids=prompt)

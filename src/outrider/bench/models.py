@@ -10,9 +10,12 @@ from outrider.bench.scaling.scale import cost_scale, cost_scaled_label, scaled_d
 from outrider.bench.settings import Models
 from outrider.bench.strategies import Named
 from outrider.core.errors import OptionError, OutriderError
+from outrider.engine.build import guided_target
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
-from outrider.engine.options import NO_TIER
+from outrider.engine.options import NO_TIER, Runtime
+from outrider.engine.options import Models as GivenModels
+from outrider.guidance.recipe import Recipe
 from outrider.kernels.forking import use_torch_threads
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
@@ -22,6 +25,7 @@ from outrider.models.loading import load_model, tokenizer_for
 from outrider.models.sources.families import families_folder, family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import LanguageModel
+from outrider.strategy.guiding import recipe_of
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -150,12 +154,15 @@ def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
     if settings.threads is not None:
         use_torch_threads(settings.threads)
     models = {name: _load(tier, settings) for name, tier in tiers.items()}
+    codec = tokenizer_for(tiers["target"].folder)
+    if (recipe := recipe_of(settings.guidance or 1.0)) is not None:
+        models["target"] = _guided(recipe, models["target"], codec, settings)
     known = families_folder() / settings.target / "calibration.json"
     return OpenModels(
         settings=settings,
         tiers={name: _as_loaded(tier, models[name]) for name, tier in tiers.items()},
         models=models,
-        tokenizer=tokenizer_for(tiers["target"].folder),
+        tokenizer=codec,
         calibration=known if known.is_file() else None,
     )
 
@@ -182,6 +189,18 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
         )
     place = resolve_device(settings.device)
     return scaled_decoder(tier.folder, tier.build, place, resolve_dtype(settings.dtype, place))
+
+
+def _guided(
+    recipe: Recipe, target: LanguageModel, codec: Tokenizer | None, settings: Models
+) -> LanguageModel:
+    runtime = Runtime(
+        dtype=settings.dtype,
+        cache_dtype=settings.cache_dtype,
+        device=settings.device,
+        threads=settings.threads,
+    )
+    return guided_target(recipe, target, codec, GivenModels(), runtime)
 
 
 def _as_loaded(tier: Tier, model: LanguageModel) -> Tier:

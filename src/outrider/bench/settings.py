@@ -9,6 +9,7 @@ from typing import Any
 from outrider.bench.strategies import Named, with_baseline
 from outrider.bench.workloads import WORKLOADS
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
+from outrider.core.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Models:
         cost_scale: number of parameters of the scaled target (`30M`), or a factor (`x4`).
         cost_scale_qualifier: the same for the qualifier.
         cost_scale_draft: the same for the draft model.
+        guidance: how every strategy guides the target, the baseline too; None: it is not guided.
     """
 
     target: str = "tiny"
@@ -38,6 +40,7 @@ class Models:
     cost_scale: str | None = None
     cost_scale_qualifier: str | None = None
     cost_scale_draft: str | None = None
+    guidance: str | None = None
 
     @property
     def scaled(self) -> dict[str, str]:
@@ -84,15 +87,26 @@ class Settings:
 
     def __post_init__(self) -> None:
         from outrider.sampling import SamplingParams
+        from outrider.strategy.guiding import recipe_of
 
         check_ranges(self, _RANGES)
+        recipe_of(self.models.guidance or 1.0)
+        if self.models.guidance is not None and self.rivals:
+            raise OptionError(
+                "guidance and rivals are given together, and no rival guides its target",
+                hint="Leave one of the two out",
+            )
         object.__setattr__(self, "sampling", _DEFAULTS | self.sampling)
         SamplingParams.of(**self.sampling)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the record and the fingerprint."""
         return {
-            "models": asdict(self.models),
+            "models": {
+                name: value
+                for name, value in asdict(self.models).items()
+                if name != "guidance" or value is not None
+            },
             "strategies": {s.name: dict(s.options) for s in self.strategies},
             "workloads": list(self.workloads),
             "prompts": self.prompts,

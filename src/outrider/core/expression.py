@@ -2,9 +2,11 @@
 
     expression = name [ "(" [ argument { "," argument } ] ")" ]
     argument   = expression | option "=" value
-    value      = number | "true" | "false" | "none" | name | "(" number { "," number } ")"
+    value      = number | "true" | "false" | "none" | name | text | "(" number { "," number } ")"
 
-Options come after all expressions. Spaces are ignored.
+A text is written in quotes, "..." or '...', and may hold anything, such as a path with spaces: a
+backslash before the quote or before another backslash stands for that character. Options come after
+all expressions. Spaces outside texts are ignored.
 """
 
 import re
@@ -12,10 +14,16 @@ from dataclasses import dataclass, field
 
 from outrider.core.errors import OptionError
 
-_TOKEN = re.compile(r"\s*([A-Za-z0-9_.+\-%/~]+|[(),=])")
+_WORD = r"[A-Za-z0-9_.+\-%/~]+"
+_QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
+_TOKEN = re.compile(rf"\s*({_WORD}|[(),=]|{_QUOTED})", re.S)
+_PART = re.compile(rf"{_QUOTED}|.", re.S)
+_QUOTES = ("'", '"')
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*")
 _CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
-_EXAMPLE = "Write name, name(option=value) or name(name,name,option=value)"
+_EXAMPLE = (
+    """Write name, name(option=value), name(option="a text") or name(name,name,option=value)"""
+)
 
 Value = int | float | str | bool | tuple[int, ...] | None
 """A value of an option, as text and Python give it."""
@@ -53,15 +61,23 @@ class Expression:
 
 
 def split_list(text: str) -> list[str]:
-    """Split a list at commas outside parentheses, and strip spaces around the parts."""
+    """Split a list at commas outside parentheses and texts, and strip spaces around the parts."""
     parts, depth = [""], 0
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth <= 0:
+    for part in _PART.findall(text):
+        depth += (part == "(") - (part == ")")
+        if part == "," and depth <= 0:
             parts.append("")
         else:
-            parts[-1] += letter
+            parts[-1] += part
     return [part.strip() for part in parts if part.strip()]
+
+
+def quoted(text: str) -> str:
+    """Return a text as a value of an expression: in quotes, unless it reads as a name."""
+    if re.fullmatch(_WORD, text) and text not in _CONSTANTS and isinstance(_number(text), str):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 _DEEPEST = 32
@@ -82,7 +98,7 @@ class _Reader:
         while self.text[at:].strip():
             match = _TOKEN.match(self.text, at)
             if match is None:
-                raise self._error(f"{self.text[at:].strip()[0]!r} is not expected")
+                raise self._error(_unexpected(self.text[at:].strip()[0]))
             found.append(match[1])
             at = match.end()
         return found
@@ -115,6 +131,8 @@ class _Reader:
             inner.append(self.expression())
             return
         key = self._take("an option")
+        if not _NAME.fullmatch(key):
+            raise self._error(f"{key!r} is not the name of an option")
         if key in options:
             raise self._error(f"option {key} is given twice")
         self._take("=")
@@ -136,6 +154,8 @@ class _Reader:
             return tuple(numbers)
         if token in ("(", ")", ",", "="):
             raise self._error(f"a value is missing before {token!r}")
+        if token.startswith(_QUOTES):
+            return re.sub(rf"\\([\\{token[0]}])", r"\1", token[1:-1])
         if token in _CONSTANTS:
             return _CONSTANTS[token]
         return _number(token)
@@ -162,6 +182,13 @@ class _Reader:
 
     def _error(self, problem: str) -> OptionError:
         return OptionError(f"{self.what} {self.text!r}: {problem}", hint=_EXAMPLE)
+
+
+def _unexpected(letter: str) -> str:
+    """Say what is wrong where no token begins with `letter`."""
+    if letter in _QUOTES:
+        return f"a text has no end: {letter} is missing"
+    return f"{letter!r} is not expected"
 
 
 def _number(token: str) -> int | float | str:

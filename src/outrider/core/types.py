@@ -96,13 +96,11 @@ class Prompt:
         token_ids: at least one id. Penalties and conversation reuse depend on these.
         embeddings: `[len(token_ids), hidden]`, read instead of the ids (images, soft prompts). The
             last position is always read as its token id.
-        positions: the position of each id for position embeddings, ascending; None: its index.
-            Positions have gaps where parts of a longer text were left out. Generated tokens
-            continue from the last position.
+        positions: the position of each id for position embeddings, ascending, with gaps where parts
+            of a text were left out; None: its index. Generated tokens continue from the last one.
         context: which ids are a long input; models without a selector read all of it.
-        axes: `[3][len(token_ids)]` the position of each id in time, height and width, for models
-            with multimodal rotary embeddings (mRoPE); None: all three equal its position. The last
-            token has the same position on all axes, and generated tokens continue from there.
+        axes: `[3][len(token_ids)]` the position of each id in time, height and width (mRoPE); None:
+            all equal its position. Generated tokens continue from the last one, equal on all axes.
         image_prompt: images and a question; models without a vision encoder read `token_ids`.
         contrast: another prompt for the same answer, for guidance.
     """
@@ -140,14 +138,16 @@ class Rows:
         hidden: the input of the output head.
         chooser: makes the choices of all rows on the device of the logits; None: not available. It
             must agree with `Sampler.choose`.
-        states: the outputs of the watched layers (`protocols.HiddenStates`), in the order in which
-            the layers were named; None if the cache is not watched.
+        states: outputs of the watched layers (`protocols.HiddenStates`), in that order; or None.
+        plain: the rows before guidance has excluded tokens. One decides where a request allows none
+            of the tokens that are left; None: there is nothing to fall back to.
     """
 
     logits: Float[Tensor, "rows vocab"]
     hidden: Float[Tensor, "rows hidden"] | None = None
     chooser: RowChooser | None = None
     states: Float[Tensor, "layers rows hidden"] | None = None
+    plain: Float[Tensor, "rows vocab"] | None = None
 
 
 @runtime_checkable

@@ -52,11 +52,13 @@ class Call:
         engine: writes the texts.
         settings: the fields of `GenerationConfig`.
         options: the options that have no field there.
+        others: for each prompt the other one of guidance; None: there are none.
     """
 
     engine: Generator
     settings: Settings
     options: dict[str, JsonValue]
+    others: Sequence[Sequence[int]] | None = None
 
     @cached_property
     def samples(self) -> int:
@@ -109,7 +111,9 @@ class Call:
         several = len(batch.prompts) * self.samples > 1
         made: list[Generation] = []
         for row, ids in enumerate(batch.prompts):
-            prompt, params = Prompt(token_ids=tuple(ids)), self._params(batch, row)
+            other = None if self.others is None else Prompt(token_ids=tuple(self.others[row]))
+            prompt = Prompt(token_ids=tuple(ids), contrast=other)
+            params = self._params(batch, row)
             for sample in range(self.samples):
                 own = params
                 if several:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from outrider.core.checks import shown
-from outrider.core.errors import OptionError, OutriderWarning
-from outrider.engine.generation_config.fields import refused
+from outrider.core.errors import OptionError, OutriderWarning, VocabularyError
+from outrider.engine.generation_config.fields import unfollowed
 from outrider.engine.generator import Generator
 from outrider.engine.heads.choosing import (
     check_alone,
@@ -104,7 +104,7 @@ def build(
     learner = learning.learner(tiers[-1][1], loaded[-1])
     loaded[0] = skipping(loaded[0], reading.layer_skipping)
     if recipe is not None:
-        loaded[0] = _guided(recipe, loaded[0], codec, models, runtime, device)
+        loaded[0] = guided_target(recipe, loaded[0], codec, models, runtime)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
     cascade = Cascade(tuple(loaded), speculation, tuple(known), store, learner)
     return Generator(
@@ -115,7 +115,7 @@ def build(
         guard=speculation.guard,
         context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
-        contrast=recipe.contrast if recipe is not None else None,
+        guidance=recipe,
     )
 
 
@@ -124,20 +124,27 @@ def _roles(recipe: Recipe) -> list[tuple[str, ModelSource]]:
     return [(role, _wrapped(role, source)) for role, source in recipe.models().items()]
 
 
-def _guided(
+def guided_target(
     recipe: Recipe,
     target: LanguageModel,
     codec: Tokenizer | None,
     models: Models,
     runtime: Runtime,
-    device: torch.device,
 ) -> LanguageModel:
-    """Load the other models of a guidance method, and build the guided target."""
-    roles = _roles(recipe)
+    """Load the other models of a guidance method, and build the guided target.
+
+    Raises:
+        OutriderError: a model cannot be loaded, or its vocabulary is not that of the target.
+    """
+    roles, device = _roles(recipe), resolve_device(runtime.device)
     others = _loaded(models, roles, runtime, device, recipe.adapters())
     for (role, source), model in zip(roles, others, strict=True):
         own = tokenizer_for(source, trust_remote_code=models.trust_remote_code) or codec
-        check_vocabularies(codec, own, target, model, role)
+        try:
+            check_vocabularies(codec, own, target, model, role)
+        except VocabularyError as error:
+            hint = "Give a model with the tokenizer of the target"
+            raise VocabularyError(error.problem, hint=hint) from None
     named = {role: model for (role, _), model in zip(roles, others, strict=True)}
     return guided(recipe, target, named, codec)
 
@@ -164,7 +171,7 @@ def _reduced(loaded: Sequence[LanguageModel], tiers: Tiers, count: int) -> Langu
 def _defaults(model: LanguageModel, codec: Tokenizer | None) -> ModelDefaults:
     """Read the defaults of the target; name in one line what is set and not followed."""
     config = model.info.generation_defaults
-    if ignored := refused(config):
+    if ignored := unfollowed(config, model.info.guidance is not None):
         values = ", ".join(f"{name}={config[name]!r:.40}" for name in ignored)
         warnings.warn(
             f"the generation_config of {model.info.name} sets {values}, which Outrider does not "

@@ -12,6 +12,12 @@ from outrider.core.values import JsonValue
 from outrider.engine.bridge_call import Call, Streamer
 from outrider.engine.bridge_inputs import GivenIds
 from outrider.engine.generation_config.fields import FIELDS, METADATA, refused
+from outrider.engine.generation_config.guiding import (
+    NEGATIVE,
+    NEGATIVE_MASK,
+    chosen_guidance,
+    other_prompts,
+)
 from outrider.engine.generation_config.settings import Settings
 from outrider.engine.load import OPTIONS, load
 from outrider.engine.restoring import restored
@@ -30,6 +36,7 @@ _LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "to
 _CALL = (
     *("input_ids", "attention_mask", "logits_processor", "stopping_criteria"),
     *("prefix_allowed_tokens_fn", "generation_config", "seed"),
+    *(NEGATIVE, NEGATIVE_MASK),
 )
 _NO_EFFECT: Mapping[str, Callable[[JsonValue], bool]] = {
     "synced_gpus": lambda value: not value,
@@ -39,14 +46,12 @@ _NO_EFFECT: Mapping[str, Callable[[JsonValue], bool]] = {
 
 _HINTS = {
     "position_ids": "Leave it out",
-    "negative_prompt_attention_mask": "Leave it out",
     "custom_generate": "Leave it out",
     "token_type_ids": "Leave it out",
     "assistant_tokenizer": "Give a draft model with the vocabulary of the target",
     "synced_gpus": "Run one process for each model",
     "inputs_embeds": "Give Prompt(embeddings=...) to outrider.load(...).generate",
     "past_key_values": "Keep the generator of outrider.load: it reuses what it has read",
-    "negative_prompt_ids": "Give `guidance` to outrider.load (image models)",
     "constraint": "Give it to outrider.load(...).generate",
     "checker": "Give it to outrider.load(...).generate",
 }
@@ -111,9 +116,11 @@ def generate(
         given = _given(generation_config, options)
         _refuse(given, options)
         loading = _drafting(given, loading, assistant_model)
+        loading |= chosen_guidance(model, given, loading)
         engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
         call = Call(engine, Settings(engine.defaults.generation_config, given), options)
         batch = call.batch(ids, mask)
+        call.others = other_prompts(options, batch, engine.strategy.target)
         written = call.write(batch, streamer)
     copies = [row for row in batch.rows for _ in range(call.samples)]
     rows = [[*row, *tokens] for row, tokens in zip(copies, written, strict=True)]

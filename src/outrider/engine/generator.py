@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
+from typing import Literal, Unpack, cast, overload
 
 from outrider.constraints import Grammars
 from outrider.constraints.restrictions import Restrictions
@@ -15,8 +14,8 @@ from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.learners.learning import teach
+from outrider.engine.particles.drawing import Drawing
 from outrider.engine.requests import (
-    Contrast,
     ModelDefaults,
     copied_params,
     params_for,
@@ -26,8 +25,8 @@ from outrider.engine.requests import (
     warn_of_stops,
 )
 from outrider.engine.result import Result, result_of
-from outrider.engine.searches.searching import Searching
 from outrider.engine.stream import Stream
+from outrider.guidance.recipe import Recipe
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images
 from outrider.inputs.prompts.reading import is_batch
@@ -37,16 +36,13 @@ from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
 from outrider.strategy import Profile, Strategy
+from outrider.strategy.guiding import check_contrast
 from outrider.strategy.limiting import StrategyFor, limited
-
-if TYPE_CHECKING:
-    from outrider.engine.particles.posterior import Posterior
-    from outrider.engine.particles.sampling import LegalMass, TextCritic
 
 _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
 
-class Generator(Searching):
+class Generator(Drawing):
     """Writes text with one strategy.
 
     The caches of the last single request are kept for the next turn of a conversation.
@@ -61,7 +57,7 @@ class Generator(Searching):
         mode: str = "exact",
         context_length: int | None = None,
         selection: ContextConfig | None = None,
-        contrast: Contrast | None = None,
+        guidance: Recipe | None = None,
         guard: str = "on",
     ) -> None:
         """Build a generator for one strategy.
@@ -73,7 +69,7 @@ class Generator(Searching):
             mode: the mode that results report.
             context_length: most tokens of prompt and answer; None uses the target's window.
             selection: how documents are cut into chunks and which chunks the models read.
-            contrast: the other prompt that guidance reads for a prompt (`Recipe.contrast`).
+            guidance: the method that guides the target; None: unknown, or none.
             guard: `on`, `warn` or `off`; see `load`.
         """
         self._strategy = strategy
@@ -82,7 +78,7 @@ class Generator(Searching):
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
-        self.contrast = contrast
+        self.guidance = guidance
         self.restrictions = Restrictions(
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
@@ -121,6 +117,7 @@ class Generator(Searching):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         n: Literal[1] = 1,
         **sampling: Unpack[SamplingOptions],
     ) -> Result: ...
@@ -132,6 +129,7 @@ class Generator(Searching):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         n: int,
         **sampling: Unpack[SamplingOptions],
     ) -> list[Result]: ...
@@ -143,6 +141,7 @@ class Generator(Searching):
         *,
         images: Sequence[GivenImages] | None = None,
         documents: GivenDocuments = None,
+        contrast: Sequence[GivenPrompt | None] | None = None,
         n: Literal[1] = 1,
         **sampling: Unpack[SamplingOptions],
     ) -> list[Result]: ...
@@ -154,6 +153,7 @@ class Generator(Searching):
         *,
         images: Sequence[GivenImages] | None = None,
         documents: GivenDocuments = None,
+        contrast: Sequence[GivenPrompt | None] | None = None,
         n: int,
         **sampling: Unpack[SamplingOptions],
     ) -> list[list[Result]]: ...
@@ -164,6 +164,7 @@ class Generator(Searching):
         *,
         images: GivenImages | Sequence[GivenImages] = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | Sequence[GivenPrompt | None] | None = None,
         n: int = 1,
         **sampling: Unpack[SamplingOptions],
     ) -> Result | list[Result] | list[list[Result]]:
@@ -179,6 +180,8 @@ class Generator(Searching):
             documents: long inputs placed before the prompt, which is then the instruction: a text,
                 a `Path` of a file or folder, `(name, text)`, or a list of these. The option
                 `selection` of `outrider.load` sets how much of them is read.
+            contrast: another prompt for the same answer, for guidance that compares two; read with
+                the same images or documents. For a list of prompts, a list of them or of None.
             n: samples of each prompt; the prompt is read once.
             **sampling: see `SamplingParams`; defaults come from the checkpoint's
                 generation_config.json.
@@ -195,7 +198,8 @@ class Generator(Searching):
         batch = is_batch(prompt)
         several = cast("Sequence[GivenPrompt]", prompt if batch else [prompt])
         pictures = cast("Sequence[GivenImages] | None", images if batch else [images])
-        prompts = self._read(several, documents, pictures)
+        others = cast("Sequence[GivenPrompt | None] | None", contrast if batch else [contrast])
+        prompts = self._read(several, documents, pictures, others)
         strategy = self.strategy_for(self.params(**sampling))
         generations = self._generations(prompts, n, sampling, strategy)
         deque(self.run(generations, strategy), maxlen=0)
@@ -210,6 +214,7 @@ class Generator(Searching):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> "Stream":
         """Start one continuation; iterate over the returned stream for its text."""
@@ -218,36 +223,10 @@ class Generator(Searching):
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
             )
         strategy = self.strategy_for(self.params(**sampling))
-        generation, rounds = self.start(prompt, images=images, documents=documents, **sampling)
-        return Stream(generation, rounds, lambda: self.result(generation, strategy))
-
-    def sample_constrained(
-        self,
-        prompt: GivenPrompt,
-        *,
-        particles: int = 8,
-        critic: "TextCritic | None" = None,
-        resample_below: float = 0.5,
-        legal_mass: "LegalMass | None" = None,
-        images: GivenImages = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> "Posterior":
-        """Sample whole texts that a constraint or a checker allows, in proportion to their
-        probability under the model (AWRS and sequential Monte Carlo, arXiv 2504.05410).
-
-        The arguments are those of `ParticleOptions`, and of `generate`; nothing is drafted, and
-        the temperature is 1 unless given. Raises `OptionError`, `ContextError`, and `LogitsError`
-        if no particle is left.
-        """
-        from outrider.engine.particles.sampling import ParticleOptions, sample_constrained
-
-        how = ParticleOptions(
-            particles=particles,
-            critic=critic,
-            resample_below=resample_below,
-            legal_mass=legal_mass,
+        generation, rounds = self.start(
+            prompt, images=images, documents=documents, contrast=contrast, **sampling
         )
-        return sample_constrained(self, self.prompt(prompt, images=images), how, sampling)
+        return Stream(generation, rounds, lambda: self.result(generation, strategy))
 
     def start(
         self,
@@ -255,11 +234,12 @@ class Generator(Searching):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> tuple[Generation, Iterator[list[Generation]]]:
         """Start one request; return it with the iterator of rounds that write it."""
         strategy = self.strategy_for(self.params(**sampling))
-        prompts = self._read([prompt], documents, [images])
+        prompts = self._read([prompt], documents, [images], [contrast])
         [generation] = self._generations(prompts, 1, sampling, strategy)
         return generation, self.run([generation], strategy)
 
@@ -271,15 +251,12 @@ class Generator(Searching):
         documents: GivenDocuments = None,
         contrast: GivenPrompt | None = None,
     ) -> Prompt:
-        """Build the `Prompt` that `generate` would read; `generate` accepts it too. `contrast` is
-        the other prompt of guidance, with the same images.
+        """Build the `Prompt` that `generate` would read; `generate` accepts it too.
 
         Use it to inspect the chunks of a long input and to pin some of them:
         `replace(prompt, context=prompt.context.pin(3))`.
         """
-        read = self._read([prompt], documents, [images])[0]
-        other = contrast if contrast is None else self._read([contrast], None, [images])[0]
-        return read if other is None else replace(read, contrast=other)
+        return self._read([prompt], documents, [images], [contrast])[0]
 
     def params(self, **sampling: Unpack[SamplingOptions]) -> SamplingParams:
         """Merge `sampling` into the defaults of the checkpoint."""
@@ -325,9 +302,10 @@ class Generator(Searching):
         prompts: Sequence[GivenPrompt],
         documents: GivenDocuments,
         images: Sequence[GivenImages] | None,
+        others: Sequence[GivenPrompt | None] | None,
     ) -> list[Prompt]:
-        size = self.selection.chunk_size
-        return read_prompts(prompts, images, documents, self.tokenizer, size, self.contrast)
+        size, derive = self.selection.chunk_size, self.guidance and self.guidance.contrast
+        return read_prompts(prompts, images, documents, self.tokenizer, size, derive, others)
 
     def _generations(
         self, prompts: Sequence[Prompt], n: int, given: Mapping[str, JsonValue], strategy: Strategy
@@ -335,6 +313,7 @@ class Generator(Searching):
         _SAMPLES.check("n", n)
         target = strategy.target
         check_reads_images(target, prompts)
+        check_contrast(prompts, target, self.guidance)
         params = self.defaults.params(given)
         warn_of_state(params, strategy.rule.exactness, strategy.drafts)
         warn_of_stops(params)

@@ -145,6 +145,7 @@ def read_prompts(
     tokenizer: TextCodec | None,
     chunk_size: int,
     contrast: Contrast | None = None,
+    others: Sequence[GivenPrompt | None] | None = None,
 ) -> list[Prompt]:
     """Read prompts with their images, or with documents before them.
 
@@ -154,22 +155,45 @@ def read_prompts(
         documents: long inputs that are placed before each prompt.
         tokenizer: for prompts of text.
         chunk_size: tokens of a chunk of the documents.
-        contrast: derives the other prompt of guidance, which is read with the same images or
-            documents.
+        contrast: derives the other prompt of guidance where none is given.
+        others: for each prompt the other one of guidance, or None. It is read with the same images
+            or documents, unless it is a `Prompt`.
 
     Raises:
-        OptionError: images and documents are given together, or something cannot be read.
+        OptionError: images and documents are given together, something cannot be read, or the
+            numbers of prompts and other prompts differ.
     """
     read = _read_all(prompts, images, documents, tokenizer, chunk_size)
-    if contrast is None:
-        return read
-    others = [contrast(prompt) for prompt in prompts]
-    for i, other in enumerate(others):
-        if other is not None and read[i].contrast is None:
+    for i, other in enumerate(_others(prompts, read, contrast, others)):
+        if isinstance(other, Prompt):
+            read[i] = replace(read[i], contrast=other)
+        elif other is not None:
             own = None if images is None else [images[i]]
             [twin] = _read_all([other], own, documents, tokenizer, chunk_size)
             read[i] = replace(read[i], contrast=twin)
     return read
+
+
+def _others(
+    prompts: Sequence[GivenPrompt],
+    read: Sequence[Prompt],
+    contrast: Contrast | None,
+    given: Sequence[GivenPrompt | None] | None,
+) -> list[GivenPrompt | None]:
+    """Return the other prompt of each prompt: the one that is given, or else a derived one."""
+    if given is None:
+        given = [None] * len(prompts)
+    elif isinstance(given, str) or len(given) != len(prompts):
+        what = f"{len(given)} are" if not isinstance(given, str) else "one text is"
+        raise OptionError(
+            f"{len(prompts)} prompts are given, but {what} given as contrast",
+            hint="Give one, or None, for each prompt",
+        )
+    derive = contrast or (lambda _: None)
+    return [
+        derive(prompt) if other is None and own.contrast is None else other
+        for prompt, own, other in zip(prompts, read, given, strict=True)
+    ]
 
 
 def _read_all(

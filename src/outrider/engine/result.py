@@ -148,6 +148,8 @@ class Result:
         counters = self.speculation.target
         if counters.drafted:
             figures += f", acceptance {metrics.acceptance_rate(counters):.0%}"
+        if self.guidance is not None:
+            figures += f", guidance {self.guidance}"
         if self.error:
             figures += f", error: {self.error}"
         return result_html(self.spans(), counters.sources, figures)

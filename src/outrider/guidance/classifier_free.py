@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
+from outrider.guidance.mix import Space
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Weighted
 from outrider.guidance.recipe import Parts, Recipe
@@ -36,6 +37,7 @@ class ClassifierFree(Recipe):
 
     name: ClassVar[str] = "classifier-free"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     scale: float = 1.5
 
@@ -53,11 +55,15 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
     return model if scale == 1.0 else guided(model, scale)
 
 
-def guided(model: LanguageModel, scale: float) -> Mixed:
-    """Guide `model`. Raises `OptionError` if the scale is out of range."""
+def guided(model: LanguageModel, scale: float, *, space: Space = "logits") -> Mixed:
+    """Guide `model`; `space` are the values that are mixed.
+
+    Raises:
+        OptionError: the scale is out of range.
+    """
     check_scale(scale)
     sources = Source(model=model), Source(model=model, view=unconditional(model))
-    return Mixed(sources, Weighted(weights=(scale, 1.0 - scale)), float(scale))
+    return Mixed(sources, Weighted(weights=(scale, 1.0 - scale), space=space), float(scale))
 
 
 def check_scale(scale: float) -> None:

@@ -44,6 +44,7 @@ class LmGuidance(Recipe):
 
     name: ClassVar[str] = "lm-guidance"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     model: OtherModel
     alpha: float = 1.0

@@ -47,6 +47,7 @@ class Mixed(ModelWrapper):
             find_bytes_per_token=lambda: sum(one.bytes_per_token for one in infos),
             exactness=max((one.exactness for one in infos), key=lambda exact: exact.rank),
             whole_prompts=mixer.reads_texts or any(source.view is not same for source in sources),
+            guidance=guidance,
             batch_invariant=all(one.batch_invariant for one in infos),
         )
         super().__init__(base, info, _base)
@@ -141,7 +142,7 @@ class Mixed(ModelWrapper):
         logits = self.mixer.mixed(text)
         if base is not None and text.masks[0] is None:
             # Without a chooser: the model's own would choose from logits that are not mixed.
-            return replace(base, logits=logits, chooser=None)
+            return replace(base, logits=logits, chooser=None, plain=base.logits)
         return Rows(logits)
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
+from outrider.core.expression import quoted
 from outrider.inputs.given import GivenPrompt, TextCodec
 from outrider.protocols import LanguageModel
-from outrider.protocols.method import text_of
+from outrider.protocols.method import Value, text_of
 
 OtherModel = str | Path | LanguageModel
 """A model beside the target: a folder, a known model, a hub name, or a built model."""
@@ -35,10 +36,12 @@ class Recipe(ABC):
 
     Attributes:
         readings: how many texts of a request the target reads, for the memory plan.
+        reads_contrast: whether another prompt may be given with each prompt (`Prompt.contrast`).
     """
 
     name: ClassVar[str]
     readings: ClassVar[int] = 1
+    reads_contrast: ClassVar[bool] = False
 
     def models(self) -> Mapping[str, OtherModel]:
         """Return the other models that are loaded, by role. All share the target's vocabulary."""
@@ -62,8 +65,15 @@ class Recipe(ABC):
     def __str__(self) -> str:
         """The recipe as an expression, with the options that differ from their defaults."""
         changed = [
-            f"{one.name}={text_of(value)}"
+            f"{one.name}={_shown(value)}"
             for one in fields(self)
             if (value := getattr(self, one.name)) != one.default
         ]
         return f"{self.name}({','.join(changed)})" if changed else self.name
+
+
+def _shown(value: Value | Path | LanguageModel) -> str:
+    """Return a value as text; a built model by its name."""
+    if isinstance(value, LanguageModel):
+        return quoted(value.info.name)
+    return text_of(str(value) if isinstance(value, Path) else value)

@@ -38,6 +38,7 @@ class TwoPrompt(Recipe):
 
     name: ClassVar[str] = "two-prompt"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     strength: float = 0.5
     alpha: float = 0.1

@@ -41,6 +41,8 @@ class ModelInfo:
         reads_prompts: whether drafts may hold rows that are no tokens (`Draft.prompts`).
         whole_prompts: what follows depends on where the prompt ends, as with guidance by another
             prompt. Such prompts are read at once, and a text is not continued as a prompt.
+        guidance: the scale of classifier-free guidance, or another guidance method with its
+            options; None: no guidance is used.
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
@@ -70,6 +72,7 @@ class ModelInfo:
     reads_axes: bool = False
     reads_prompts: bool = False
     whole_prompts: bool = False
+    guidance: float | str | None = None
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None

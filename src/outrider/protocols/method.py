@@ -12,6 +12,7 @@ from typing import Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from outrider.core.errors import OptionError, reject_unknown
 from outrider.core.expression import Value as Value
+from outrider.core.expression import quoted
 from outrider.core.types import Exactness
 
 Made = TypeVar("Made", covariant=True)
@@ -192,4 +193,6 @@ def text_of(value: Value) -> str:
         return f"({','.join(map(str, value))})"
     if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return quoted(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,8 @@
 """The input of an acceptance rule: the verifier's rows, read with the sampler of the request."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from outrider.core.types import Draft, RowChooser, Rows
 from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
 from outrider.sampling.noise import Purpose
 from outrider.sampling.warps import Support
+
+T = TypeVar("T")
 
 _HINTS = {
     NOT_FINITE: "Check its weights and dtype; float16 overflows where bfloat16 does not",
@@ -75,17 +78,36 @@ class View:
 
     def _choose(self, node: int) -> int:
         index = self.index(node)
-        try:
+
+        def quick(logits: Tensor) -> int | None:
             if self.sampler.checks is not None:
-                return self.sampler.choose(self.logits(node), self.context(node))
-            quick = self.sampler.choose_at(self.rows.logits[node + 1], index)
-            if quick is None:
-                quick = self.sampler.choose_edited(self.rows.logits[node + 1], self.context(node))
+                return self.sampler.choose(logits, self.context(node))
+            found = self.sampler.choose_at(logits, index)
+            return (
+                found
+                if found is not None
+                else self.sampler.choose_edited(logits, self.context(node))
+            )
+
+        found = self._read(node, quick)
+        if found is not None:
+            return found
+        return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
+
+    def _read(self, node: int, read: Callable[[Tensor], T]) -> T:
+        """Read the logits after `node`; where guidance has left no token that the request allows,
+        those before it. Raises `LogitsError` with the model's name.
+        """
+        plain = self.rows.plain
+        try:
+            try:
+                return read(self.logits(node))
+            except LogitsError as error:
+                if plain is None or error.problem != NOTHING_ALLOWED:
+                    raise
+            return read(plain[node + 1])
         except LogitsError as error:
             raise _named(error, self.model) from None
-        if quick is not None:
-            return quick
-        return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
 
     def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
         """Return the choices that the model can make itself, for all nodes at once. This needs only
@@ -103,10 +125,8 @@ class View:
 
     def _support(self, node: int) -> Support:
         if node not in self._supports:
-            try:
-                self._supports[node] = self.sampler.support(self.logits(node), self.context(node))
-            except LogitsError as error:
-                raise _named(error, self.model) from None
+            text = self.context(node)
+            self._supports[node] = self._read(node, lambda row: self.sampler.support(row, text))
         return self._supports[node]
 
     def contest(self, node: int) -> Support:
@@ -115,10 +135,8 @@ class View:
         """
         sampler = self.sampler
         if sampler.params.temperature == 0:
-            try:
-                scores = sampler.process(self.logits(node), self.context(node)).cpu()
-            except LogitsError as error:
-                raise _named(error, self.model) from None
+            text = self.context(node)
+            scores = self._read(node, lambda row: sampler.process(row, text)).cpu()
             ids = torch.nonzero(scores > -torch.inf).flatten()
             return Support(ids, scores[ids].double())
         support = self._support(node)
@@ -136,10 +154,8 @@ class View:
             return False
         if sampler.quick(self.index(node)):
             return token not in sampler.params.banned_tokens
-        try:
-            return float(sampler.process(logits, self.context(node))[token]) > -torch.inf
-        except LogitsError as error:
-            raise _named(error, self.model) from None
+        text = self.context(node)
+        return float(self._read(node, lambda row: sampler.process(row, text))[token]) > -torch.inf
 
     def draw(self, probs: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
         """Draw the token after `node` from `probs`, which need not sum to one."""

@@ -1,13 +1,15 @@
 """Guidance as users give it: a scale, an expression, or a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from outrider.core.errors import OptionError
 from outrider.core.expression import Expression
+from outrider.core.types import Prompt
 from outrider.guidance.classifier_free import ClassifierFree, check_scale
 from outrider.guidance.recipe import Parts, Recipe
 from outrider.inputs.given import TextCodec
 from outrider.protocols import LanguageModel
+from outrider.protocols.method import Value
 from outrider.strategy.catalogue import names, record
 
 GivenGuidance = float | str | Recipe
@@ -29,14 +31,26 @@ def recipe_of(given: GivenGuidance) -> Recipe | None:
     try:
         return recipe_of(float(given))
     except ValueError:
-        pass
+        return named(given, {})
+
+
+def named(given: str, more: Mapping[str, Value]) -> Recipe:
+    """Read a method by name, with options in parentheses and `more` of them.
+
+    Raises:
+        OptionError: there is no such method, or an option is not valid or given twice.
+    """
     expression = Expression.parse(given, "guidance")
     if expression.inner:
         raise OptionError(
             f"guidance {given!r} holds another method",
             hint=f"Give one of {', '.join(names('guidance'))}, with options in parentheses",
         )
-    found = record("guidance", expression.name).build(expression.options)
+    if twice := [name for name in more if name in expression.options]:
+        raise OptionError(
+            f"option {twice[0]} of guidance {given!r} is given twice", hint="Leave one of them out"
+        )
+    found = record("guidance", expression.name).build({**expression.options, **more})
     assert isinstance(found, Recipe)
     return found
 
@@ -51,6 +65,39 @@ def guided(
     return recipe.build(Parts(target=target, models=models, codec=codec))
 
 
+def check_contrast(prompts: Sequence[Prompt], target: LanguageModel, recipe: Recipe | None) -> None:
+    """Raise `OptionError` if a prompt comes with another one, and nothing reads that.
+
+    `recipe` is the guidance of `target`; None if that is unknown or there is none.
+    """
+    if all(prompt.contrast is None for prompt in prompts):
+        return
+    if recipe is not None or not target.info.whole_prompts:
+        check_reads_contrast(recipe)
+
+
+def check_reads_contrast(recipe: Recipe | None) -> None:
+    """Raise `OptionError` unless the method reads another prompt beside the one that it guides."""
+    if recipe is None or not recipe.reads_contrast:
+        method = "the model is not guided" if recipe is None else f"{recipe.name} reads none"
+        raise OptionError(
+            f"another prompt is given for contrast, but {method}",
+            hint=f"Leave it out, or choose {_readers()}",
+        )
+
+
+def _readers() -> str:
+    """Name the methods that read another prompt."""
+    reading = [name for name in names("guidance") if _class(name).reads_contrast]
+    return f"guidance {' or '.join(reading)}"
+
+
+def _class(method: str) -> type[Recipe]:
+    found = record("guidance", method).cls
+    assert issubclass(found, Recipe)
+    return found
+
+
 class _Recipes:
     """The guidance methods as functions of their options: `Guidance.contrastive(amateur=...)`."""
 
@@ -58,9 +105,7 @@ class _Recipes:
         method = name.replace("_", "-")
         if method not in names("guidance"):
             raise AttributeError(f"there is no guidance method {name!r}: {names('guidance')}")
-        found = record("guidance", method).cls
-        assert issubclass(found, Recipe)
-        return found
+        return _class(method)
 
     def __dir__(self) -> list[str]:
         return [name.replace("-", "_") for name in names("guidance")]

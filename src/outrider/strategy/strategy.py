@@ -133,12 +133,16 @@ class Strategy:
             *([f"models   {', '.join(models)}"] if models else []),
         ]
         ends = ["├─ "] * (len(lines) - 1) + ["└─ "]
-        head = f"target {self.target.info.name}: {self.exactness}"
+        info = self.target.info
+        guided = "" if info.guidance is None else f", guidance {info.guidance}"
+        head = f"target {info.name}{guided}: {self.exactness}"
         return "\n".join([head, *(end + line for end, line in zip(ends, lines, strict=True))])
 
     def __repr__(self) -> str:
+        info = self.target.info
         parts = {
-            "target": self.target.info.name,
+            "target": info.name,
+            **({} if info.guidance is None else {"guidance": f"{info.guidance}"}),
             "drafter": expression_of(self.drafter),
             "rule": expression_of(self.rule),
             "policy": expression_of(self.policy),

@@ -26,6 +26,7 @@ from outrider.cli.options.bench_options import (
     rivals_of,
 )
 from outrider.cli.options.groups import grouped
+from outrider.cli.options.guiding import Guiding
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.bench_tables import show
 from outrider.cli.ui.progress import measuring
@@ -77,6 +78,7 @@ def run(
     costs: Costs,
     drafts: Drafts,
     work: Work,
+    guiding: Guiding,
     model: Model = None,
     json: Json = False,
     out: Out = None,
@@ -93,9 +95,10 @@ def run(
       outrider bench tiny --prompts 4
       outrider bench --target ./big --draft ./small --dtype int8 --out runs/big
       outrider bench --cost-scale 100M --rivals --report report
+      outrider bench smollm2 --guidance 1.5 --strategies auto
       outrider bench --config bench.toml --temperature 0.8 --top-p 0.95
     """
-    _bench(model, costs, drafts, work, json=json, out=out, report=report, full=True)
+    _bench(model, costs, drafts, work, guiding, json=json, out=out, report=report, full=True)
 
 
 @bench.command()
@@ -104,6 +107,7 @@ def speed(
     costs: Costs,
     drafts: Drafts,
     work: Work,
+    guiding: Guiding,
     model: Model = None,
     json: Json = False,
     out: Out = None,
@@ -118,7 +122,7 @@ def speed(
       outrider bench speed --strategies auto --workloads qa,copy --json
       outrider bench speed --workloads question.jsonl.zst --prompts 10
     """
-    _bench(model, costs, drafts, work, json=json, out=out, report=None, full=False)
+    _bench(model, costs, drafts, work, guiding, json=json, out=out, report=None, full=False)
 
 
 bench.command("verify-cost")(grouped(verify_cost))
@@ -132,6 +136,7 @@ def _bench(
     costs: Costs,
     drafts: Drafts,
     work: Work,
+    guiding: Guiding,
     *,
     json: bool,
     out: Path | None,
@@ -139,7 +144,7 @@ def _bench(
     full: bool,
 ) -> None:
     """Check all options, measure, then print and write the results."""
-    settings = bench_settings(model, costs, drafts, work)
+    settings = bench_settings(model, costs, drafts, work, guiding)
     rivals = rivals_of(settings)
     folder, lines = _places(out)
     if report is not None:

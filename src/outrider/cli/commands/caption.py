@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import (
     Runtime,
     Sampling,
@@ -64,6 +65,7 @@ def caption(
     tiers: VisionTiers,
     speculation: Speculation,
     sampling: Sampling,
+    guiding: Guiding,
     runtime: Runtime,
     question: Annotated[
         str,
@@ -79,16 +81,6 @@ def caption(
         int,
         option(panel="Captions", help="Images per batch. The captions do not depend on it.", min=1),
     ] = 8,
-    guidance: Annotated[
-        float | None,
-        option(
-            panel="Captions",
-            metavar="SCALE",
-            help="Scale of classifier-free guidance: prefer tokens "
-            "that the image makes more likely. 1.5 to 3 often name more details, in less "
-            "fluent text. Each text is read twice; 1 disables it.",
-        ),
-    ] = None,
     adapter: Annotated[
         Path | None,
         option(
@@ -152,6 +144,7 @@ def caption(
         raise OptionError("the question is empty", hint="Leave --question out, or give a question")
     need_pillow()
     settings = sampling.given()
+    how = guiding.given()
     # Pillow also warns about files that it can read.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     screen = Screen()
@@ -164,8 +157,8 @@ def caption(
         if not todo:
             return
         waiting.say("loading models")
-        how = {"guidance": guidance, "adapter": adapter}
-        how = {name: value for name, value in how.items() if value is not None}
+        if adapter is not None:
+            how["adapter"] = adapter
         generator = load_generator(tiers, runtime, speculation, **how)
         captioner = Captioner(
             generator,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from outrider.cli.commands.generate import EMPTY, Color, run_stream
 from outrider.cli.options.asking import as_message
 from outrider.cli.options.constraining import Constraining, cut_note
+from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import (
     Runtime,
     Sampling,
@@ -39,6 +40,7 @@ def chat(
     speculation: Speculation,
     sampling: Sampling,
     constraining: Constraining,
+    guiding: Guiding,
     runtime: Runtime,
     system: Annotated[
         str | None,
@@ -60,10 +62,11 @@ def chat(
     from outrider.engine.load import target_tokenizer
 
     settings: dict[str, Any] = sampling.given() | constraining.given()
+    guided = guiding.given()
     screen = Screen(color)
     prepare_terminal()
     as_message(target_tokenizer(tiers.target), True)  # before the weights are read
-    generator = load_generator(tiers, runtime, speculation)
+    generator = load_generator(tiers, runtime, speculation, **guided)
     talk = Conversation(generator, settings, screen)
     if system:
         talk.set_system(system)

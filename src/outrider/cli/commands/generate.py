@@ -10,6 +10,7 @@ import typer
 
 from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
 from outrider.cli.options.constraining import PANEL, Constraining, cut_note
+from outrider.cli.options.guiding import Contrast, Guiding
 from outrider.cli.options.long_inputs import (
     STDIN,
     LongInput,
@@ -42,7 +43,7 @@ from outrider.cli.ui.weighted import check_particles, print_particles, run_parti
 from outrider.core.errors import LogitsError, OptionError
 
 if TYPE_CHECKING:
-    from outrider.core.types import Prompt
+    from outrider.core.types import Message, Prompt
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
 
@@ -74,6 +75,7 @@ def generate(
     speculation: Speculation,
     sampling: Sampling,
     constraining: Constraining,
+    guiding: Guiding,
     searching: Searching,
     runtime: Runtime,
     long_input: LongInput,
@@ -97,6 +99,7 @@ def generate(
             "--temperature: 1.",
         ),
     ] = None,
+    contrast: Contrast = None,
     n: Annotated[int, option("--n", panel="Output", help="Number of samples.", min=1)] = 1,
     logprobs: Annotated[
         int | None,
@@ -128,6 +131,8 @@ def generate(
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
       outrider generate "A line about the sea." --search "beam(num_beams=4)" --n 4
+      outrider generate "Name a fruit." --guidance 1.5 --contrast "Name a food."
+      outrider generate "Once" --target ./big --guidance contrastive --amateur ./small
       outrider generate "Is water wet?" --choice yes --choice no
       outrider generate "A year:" --regex '(1|2)[0-9]{3}' --particles 8
       outrider generate "A person:" --json-schema person.schema.json
@@ -135,6 +140,8 @@ def generate(
     """
     check_stream(stream, n, json)
     _check_documents(prompt, documents, long_input)
+    guided = guiding.given()
+    guiding.check_contrast(contrast, bool(documents))
     settings: dict[str, Any] = sampling.given() | constraining.given()
     if logprobs is not None:
         settings["logprobs"] = logprobs
@@ -150,9 +157,11 @@ def generate(
     text = read_prompt(prompt)
     with Waiting(screen) as waiting:
         long, how = _long_request(text, chat, documents, tiers.target, long_input, waiting)
-        generator = load_generator(tiers, runtime, speculation, **how)
+        generator = load_generator(tiers, runtime, speculation, **how, **guided)
         message = as_message(generator.tokenizer, chat)
-        request = long or ([{"role": "user", "content": text}] if message else text)
+        request = long or _asked(text, message)
+        if contrast is not None:
+            request = generator.prompt(request, contrast=_asked(contrast, message))
         weighted = particles and run_particles(generator, request, particles, settings)
         asked_for, budget = searching.search, searching.budget
         found = asked_for and run_search(generator, request, asked_for, budget, scorer, settings)
@@ -179,6 +188,11 @@ def generate(
         finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)
+
+
+def _asked(text: str, message: bool) -> "str | list[Message]":
+    """Return a text as the model reads it: a message of a conversation, or the text itself."""
+    return [{"role": "user", "content": text}] if message else text
 
 
 def _long_request(

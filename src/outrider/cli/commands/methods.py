@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")} | {
     "learner": "--learn",
+    "guidance": "--guidance",
     "search": "--search",
 }
 """Headings of the kinds that have an option of the same name."""

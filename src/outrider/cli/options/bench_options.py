@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.options.groups import given_fields
+from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import option
 from outrider.core.errors import OptionError
 from outrider.strategy.catalogue import GUARD_MODES
@@ -187,13 +188,17 @@ def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
     return given if model is None else given | {"target": model}
 
 
-def bench_settings(model: str | None, costs: Costs, drafts: Drafts, work: Work) -> "Settings":
+def bench_settings(
+    model: str | None, costs: Costs, drafts: Drafts, work: Work, guiding: Guiding
+) -> "Settings":
     """Build the settings of a run: the config file, overridden by the command line."""
     from outrider.bench.config import make_settings, read_config
 
     config = read_config(work.config) if work.config else {}
     given = model_options(model, costs, drafts, work)
     given.pop("config", None)
+    if (recipe := guiding.recipe()) is not None:
+        given["guidance"] = str(recipe)
     if not given["ignore_eos"]:
         del given["ignore_eos"]  # not given, so a config file can set it
     asked, named = given.pop("rivals", False), given.pop("rival", None)

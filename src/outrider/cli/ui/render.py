@@ -117,6 +117,8 @@ def summary(figures: Mapping[str, Any]) -> str:
         parts.append(changes(speculation["changed_tokens"], figures["completion_tokens"]))
     else:
         parts.append(f"{speculation['mode']} ({speculation['exactness']})")
+    if figures.get("guidance") is not None:
+        parts.append(f"guidance {figures['guidance']}")
     if figures.get("context"):
         parts.append(share_read(figures["context"]))
     return ", ".join(parts)

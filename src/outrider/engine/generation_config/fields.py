@@ -17,6 +17,8 @@ class Use(StrEnum):
     """An option of `SamplingParams`, or a limit on the length."""
     PROCESSOR = "followed by the class of transformers"
     """A logits processor, or a stopping criterion, of `transformers`."""
+    LOADING = "followed by outrider.generate"
+    """Chosen when the model is loaded, so that `load` does not follow a configuration."""
     DRAFTING = "mapped"
     """Configures drafting, which never changes the text in mode exact."""
     NO_EFFECT = "no effect on the tokens"
@@ -79,7 +81,7 @@ FIELDS: Mapping[str, Field] = {
     "remove_invalid_values": Field(
         Use.REFUSED, False, "Logits that are not finite end the request with an error"
     ),
-    "guidance_scale": Field(Use.REFUSED, note="Give `guidance` to outrider.load (image models)"),
+    "guidance_scale": Field(Use.LOADING, note="guidance of outrider.load"),
     "penalty_alpha": Field(Use.REFUSED, note="Contrastive search is not built"),
     "dola_layers": Field(Use.REFUSED, note="DoLa is not built"),
     "constraints": Field(Use.REFUSED, note="Give a logits processor that allows what you need"),
@@ -155,3 +157,14 @@ def refused(config: Mapping[str, JsonValue]) -> dict[str, str]:
     if "penalty_alpha" in found and config.get("penalty_alpha") == 0:
         del found["penalty_alpha"]
     return found
+
+
+def unfollowed(config: Mapping[str, JsonValue], guided: bool) -> list[str]:
+    """Return the fields of the configuration of a model that `load` does not follow.
+
+    Those that are chosen when a model is loaded are left to the user, who has chosen guidance if
+    the model is `guided`.
+    """
+    later = [name for name in effective(config) if name in FIELDS]
+    later = [name for name in later if FIELDS[name].use is Use.LOADING and not guided]
+    return [*refused(config), *later]

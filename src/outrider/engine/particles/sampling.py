@@ -14,11 +14,13 @@ from outrider.core.values import JsonValue
 from outrider.decoding import Generation
 from outrider.engine.particles.posterior import Posterior, posterior
 from outrider.engine.requests import ModelDefaults, copied_params, params_for, warn_of_stops
+from outrider.guidance.recipe import Recipe
 from outrider.inputs.images.messages import check_reads_images
 from outrider.sampling import SamplingParams
 from outrider.sampling.checker import TokenTest
 from outrider.sampling.walk import Walk
 from outrider.strategy import Strategy
+from outrider.strategy.guiding import check_contrast
 
 TextCritic = Callable[[str], float]
 """The logarithm of a weight of a text, which may be unfinished; -inf gives it up."""
@@ -71,6 +73,7 @@ class Writer(Protocol):
 
     context_length: int | None
     defaults: ModelDefaults
+    guidance: Recipe | None
 
     @property
     def restrictions(self) -> Restrictions:
@@ -159,6 +162,7 @@ def _params(generator: Writer, prompt: Prompt, sampling: Mapping[str, JsonValue]
     warn_of_stops(params)
     target = generator.strategy_for(params).target
     check_reads_images(target, [prompt])
+    check_contrast([prompt], target, generator.guidance)
     return params_for(
         prompt,
         params,

@@ -11,10 +11,12 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Generation
 from outrider.engine.requests import ModelDefaults, params_for
+from outrider.guidance.recipe import Recipe
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.policies.guard import Mode
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
+from outrider.strategy.guiding import check_contrast
 
 if TYPE_CHECKING:
     from outrider.search import Limits, Scorer, Search, SearchResult
@@ -28,6 +30,7 @@ class Searching(Protocol):
     defaults: ModelDefaults
     context_length: int | None
     _guarding: Mode
+    guidance: Recipe | None
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
@@ -39,11 +42,12 @@ class Searching(Protocol):
         *,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
     ) -> Prompt:
         """Read a prompt."""
         ...
 
-    def generation(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generation(self, prompt: Prompt, params: SamplingParams, sample: int = 0) -> Generation:
         """Make the record of one request."""
         ...
 
@@ -63,6 +67,7 @@ class Searching(Protocol):
         prompt_rows: Callable[[], int] | None = None,
         images: GivenImages = None,
         documents: GivenDocuments = None,
+        contrast: GivenPrompt | None = None,
         **options: JsonValue,
     ) -> "SearchResult":
         """Write several texts or branches of one prompt, and return the best ones with scores.
@@ -80,6 +85,7 @@ class Searching(Protocol):
                 None: the prompt is read at once. The result is the same.
             images: images of the prompt.
             documents: documents before the prompt.
+            contrast: another prompt for the same answer, for guidance that compares two.
             options: options of the strategy, and of `generate`, such as `max_new_tokens`.
 
         Raises:
@@ -104,7 +110,8 @@ class Searching(Protocol):
                 "a search does not follow a constraint", hint="Use generate, or leave it out"
             )
         used = self.strategy_for(params)
-        read = self.prompt(prompt, images=images, documents=documents)
+        read = self.prompt(prompt, images=images, documents=documents, contrast=contrast)
+        check_contrast([read], used.target, self.guidance)
         params = params_for(
             read,
             params,

@@ -12,7 +12,9 @@ from outrider.engine.prompt_size import places_of
 from outrider.engine.requests import params_for
 from outrider.inputs.images.messages import check_reads_images
 from outrider.models.caches.prefill import check_ids, check_prompt
+from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
+from outrider.strategy.guiding import check_contrast
 
 
 def checked(
@@ -28,12 +30,11 @@ def checked(
     """
     target = generator.strategy.target
     check_reads_images(target, [prompt])
+    check_contrast([prompt], target, generator.guidance)
     window = generator.context_length or target.info.context_length
-    if prompt.context is not None:
-        check_ids(target, prompt.token_ids, "the prompt")
-    elif prompt.image_prompt is None:
-        check_prompt(target, prompt)
-    places = places_of(prompt, target)
+    places = _places(prompt, target)
+    if prompt.contrast is not None:
+        places = max(places, _places(prompt.contrast, target))
     if places >= window:
         over = places + 1 - window
         raise ContextError(
@@ -59,3 +60,12 @@ def checked(
         max_new_tokens=most,
         min_new_tokens=min(params.min_new_tokens, most),
     )
+
+
+def _places(prompt: Prompt, target: LanguageModel) -> int:
+    """Check the ids of a prompt, and count the places that it takes."""
+    if prompt.context is not None:
+        check_ids(target, prompt.token_ids, "the prompt")
+    elif prompt.image_prompt is None:
+        check_prompt(target, prompt)
+    return places_of(prompt, target)

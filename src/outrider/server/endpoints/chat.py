@@ -65,7 +65,12 @@ def _rendered(accepted: Accepted[ChatBody]) -> tuple[list[int], str]:
 def _prompt(accepted: Accepted[ChatBody]) -> Prompt:
     context = accepted.context
     asked = conversation_of(accepted.body, context.tokenizer)
-    return chat_prompt(asked, context.tokenizer, chunk_size=context.chunk_size)
+    return chat_prompt(
+        asked,
+        context.tokenizer,
+        chunk_size=context.chunk_size,
+        guidance=context.generator.guidance,
+    )
 
 
 def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:

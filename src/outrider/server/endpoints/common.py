@@ -345,7 +345,8 @@ def _cut(prompt: Prompt, body: SamplingBody, context: Context) -> Prompt:
     if most == 0:
         raise invalid("truncate_prompt_tokens is 0. Give at least 1", "truncate_prompt_tokens")
     most = context.window - 1 if most < 0 else most
-    return Prompt(token_ids=prompt.token_ids[-most:])
+    other = prompt.contrast and Prompt(token_ids=prompt.contrast.token_ids[-most:])
+    return Prompt(token_ids=prompt.token_ids[-most:], contrast=other)
 
 
 def _salt(asker: Asker, body: SamplingBody, context: Context) -> str:

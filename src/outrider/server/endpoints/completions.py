@@ -30,7 +30,10 @@ def _job(accepted: Accepted[CompletionBody]) -> Job[CompletionBody]:
         raise invalid(f"{len(body.prompts)} prompts are given. Give at most {most}", "prompt")
     if body.limit == 0 and not body.echo:
         raise invalid("max_tokens is 0, and there is no echo. Give at least 1", "max_tokens")
-    prompts = [completion_prompt(given, body, context.tokenizer) for given in body.prompts]
+    guidance = context.generator.guidance
+    prompts = [
+        completion_prompt(given, body, context.tokenizer, guidance) for given in body.prompts
+    ]
     scores = [
         v for v in (body.logprobs if body.echo else None, body.prompt_logprobs) if v is not None
     ]

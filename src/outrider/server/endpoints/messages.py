@@ -56,7 +56,8 @@ def _job(accepted: Accepted[MessagesBody]) -> tuple[Job[MessagesBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     body = accepted.body
     asked = _asked(accepted)
-    prompt = chat_prompt(asked, accepted.context.tokenizer)
+    context = accepted.context
+    prompt = chat_prompt(asked, context.tokenizer, guidance=context.generator.guidance)
     user = (body.metadata or {}).get("user_id")
     body.user = user if isinstance(user, str) else None
     calling = calling_of(asked.tools, body.choice, body.parallel)

@@ -29,6 +29,7 @@ async def model(request: Request, name: str) -> Response:
 
 def _model(context: Context, name: str) -> dict[str, Any]:
     info = context.info
+    guided = {} if info.guidance is None else {"guidance": info.guidance}
     return {
         "id": name,
         "object": "model",
@@ -39,4 +40,5 @@ def _model(context: Context, name: str) -> dict[str, Any]:
         "max_model_len": context.window,
         "reads_images": bool(info.image_token_ids),
         "exactness": str(context.generator.strategy.exactness),
+        **guided,
     }

@@ -48,6 +48,7 @@ def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]
         tools=tools,
         values=values | (body.chat_template_kwargs or {}),
     )
-    prompt = chat_prompt(asked, context.tokenizer, "input")
+    guidance = context.generator.guidance
+    prompt = chat_prompt(asked, context.tokenizer, "input", guidance=guidance)
     calling = calling_of(tools, body.tool_choice, body.parallel_tool_calls)
     return calling_job(accepted, "resp", prompt, calling, param="input")

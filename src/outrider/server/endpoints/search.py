@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from outrider.engine.searches.searching import chosen
 from outrider.engine.serving.jobs import SearchJob, SearchNotRunError
 from outrider.engine.serving.scheduler import EXPECTED
 from outrider.engine.serving.searches import SearchingEngine
+from outrider.inputs.prompts.reading import read_prompt
 from outrider.search import Limits, SearchResult
 from outrider.search.account import SearchStoppedError
 from outrider.search.scorers.scorer import ScorerError
@@ -107,12 +109,20 @@ def _job(accepted: Accepted[SearchBody]) -> tuple[SearchJob, Prompt]:
 def _prompt(body: SearchBody, context: Context) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give either prompt or messages", "prompt")
+    guidance, tokenizer = context.generator.guidance, context.tokenizer
     if body.messages is not None:
-        return chat_prompt(Conversation(messages=body.messages), context.tokenizer)
+        asked = Conversation(messages=body.messages, contrast=body.contrast)
+        return chat_prompt(asked, tokenizer, guidance=guidance)
+    if isinstance(body.contrast, list):
+        raise invalid("prompt is a text, and contrast holds messages. Give a text", "contrast")
+    text = body.prompt or ""
+    other = guidance.contrast(text) if guidance and body.contrast is None else body.contrast
     try:
-        return Prompt(token_ids=context.tokenizer.encode(body.prompt or ""))
+        prompt = Prompt(token_ids=tokenizer.encode(text))
+        twin = None if other is None else read_prompt(other, tokenizer)
     except OutriderError as error:
         raise from_outrider(error, "prompt") from None
+    return replace(prompt, contrast=twin)
 
 
 def _answer(body: SearchBody, found: SearchResult, prompt_tokens: int) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from outrider.server.schema.chat import Call, ChatMessage, Part
 Messages = list[dict[str, Any]]
 
 
-def template_messages(messages: Sequence[ChatMessage]) -> Messages:
+def template_messages(messages: Sequence[ChatMessage], field: str = "messages") -> Messages:
     """Return messages of plain types; image parts hold their decoded image.
 
     The role `developer` becomes `system`. Arguments of calls become objects, and answers of tools
-    get the name of the function, as templates expect them.
+    get the name of the function, as templates expect them. `field` holds them, for errors.
 
     Raises:
         ApiError: a part is incomplete, or an image cannot be read.
@@ -24,7 +24,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> Messages:
     found: Messages = []
     for at, message in enumerate(messages):
         entry: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-        entry["content"] = _content(message, f"messages.{at}")
+        entry["content"] = _content(message, f"{field}.{at}")
         for name in ("name", "tool_call_id", "reasoning_content", "reasoning"):
             if (value := getattr(message, name)) is not None:
                 entry[name] = value
@@ -35,6 +35,15 @@ def template_messages(messages: Sequence[ChatMessage]) -> Messages:
             entry |= {"name": names[message.tool_call_id]} if message.tool_call_id in names else {}
         found.append(entry)
     return found
+
+
+def with_text(message: dict[str, Any], text: str) -> dict[str, Any]:
+    """Return a message with another text; its images stay, before the text."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return {**message, "content": text}
+    images = [part for part in content if part["type"] == "image"]
+    return {**message, "content": [*images, {"type": "text", "text": text}]}
 
 
 def with_text_arguments(messages: Messages) -> Messages:

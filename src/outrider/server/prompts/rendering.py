@@ -1,11 +1,14 @@
 """From the body of a request to the prompts that the engine reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
+from outrider.guidance.recipe import Recipe
+from outrider.inputs.given import GivenPrompt
+from outrider.inputs.images.messages import is_chat
 from outrider.inputs.prompts.reading import read_prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.errors import from_outrider, invalid, unsupported
@@ -14,6 +17,7 @@ from outrider.server.prompts.conversation import (
     has_images,
     plain_text,
     template_messages,
+    with_text,
     with_text_arguments,
 )
 from outrider.server.prompts.documents import Document, documents_of, prompt_with_documents
@@ -40,6 +44,8 @@ class Conversation:
         open: whether the template begins an answer.
         continued: the last message is continued.
         opening_tokens: the tokenizer adds its opening tokens (such as BOS) once more.
+        contrast: the other prompt of guidance: messages, or the text of the last one; None: what
+            the guidance of the model derives.
     """
 
     messages: Sequence[ChatMessage]
@@ -49,6 +55,7 @@ class Conversation:
     open: bool = True
     continued: bool = False
     opening_tokens: bool = False
+    contrast: str | Sequence[ChatMessage] | None = None
 
     @property
     def shows_images(self) -> bool:
@@ -72,6 +79,7 @@ def conversation_of(body: ChatBody, tokenizer: Tokenizer) -> Conversation:
         open=_opens(body.add_generation_prompt, body.continue_final_message),
         continued=bool(body.continue_final_message),
         opening_tokens=bool(body.add_special_tokens),
+        contrast=body.contrast,
     )
 
 
@@ -93,6 +101,7 @@ def chat_prompt(
     param: str = "messages",
     *,
     chunk_size: int | None = None,
+    guidance: Recipe | None = None,
 ) -> Prompt:
     """Return the prompt of a conversation.
 
@@ -102,11 +111,41 @@ def chat_prompt(
         param: the field that holds the messages, for errors.
         chunk_size: tokens of a chunk of documents, if the models read a selection of these; None:
             documents are read only if the chat template shows them.
+        guidance: how the model is guided, for the other prompt of each conversation; None: it is
+            not, or that prompt is not needed.
 
     Raises:
         ApiError: messages that cannot be rendered, or documents that cannot be read.
     """
     messages = template_messages(asked.messages)
+    prompt = _prompt_of(asked, messages, tokenizer, param, chunk_size)
+    other = _other(asked, messages, guidance)
+    if other is None:
+        return prompt
+    if is_chat(other):
+        told = [dict(message) for message in other]
+        twin = _prompt_of(asked, told, tokenizer, "contrast", chunk_size)
+    else:
+        twin = read_prompt(other, tokenizer)
+    return replace(prompt, contrast=twin)
+
+
+def _other(asked: Conversation, messages: Messages, guidance: Recipe | None) -> GivenPrompt | None:
+    """Return the other prompt of guidance: the one that is given, or else a derived one."""
+    if isinstance(asked.contrast, str):
+        return [*messages[:-1], with_text(messages[-1], asked.contrast)]
+    if asked.contrast is not None:
+        return template_messages(asked.contrast, "contrast")
+    return None if guidance is None else guidance.contrast(messages)
+
+
+def _prompt_of(
+    asked: Conversation,
+    messages: Messages,
+    tokenizer: Tokenizer,
+    param: str,
+    chunk_size: int | None,
+) -> Prompt:
     try:
         if has_images(messages):
             return _with_images(asked, messages, tokenizer)
@@ -145,17 +184,34 @@ def chat_text(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> 
 
 
 def completion_prompt(
-    given: str | Sequence[int], body: CompletionBody, tokenizer: Tokenizer
+    given: str | Sequence[int],
+    body: CompletionBody,
+    tokenizer: Tokenizer,
+    guidance: Recipe | None = None,
 ) -> Prompt:
-    """Return one prompt of a text completion."""
+    """Return one prompt of a text completion, with the other one that guidance reads."""
+    prompt = _completed(given, body, tokenizer, "prompt")
+    other: GivenPrompt | None = body.contrast
+    if other is None and guidance is not None:
+        other = guidance.contrast(given)
+    if other is None:
+        return prompt
+    if isinstance(other, str):
+        return replace(prompt, contrast=_completed(other, body, tokenizer, "contrast"))
+    return replace(prompt, contrast=read_prompt(other, tokenizer))
+
+
+def _completed(
+    given: str | Sequence[int], body: CompletionBody, tokenizer: Tokenizer, param: str
+) -> Prompt:
     if not isinstance(given, str):
         return Prompt(token_ids=tuple(given))
     try:
         special = body.add_special_tokens is not False
         ids = tokenizer.encode(given) if special else tokenizer.encode_plain(given)
     except OutriderError as error:
-        raise from_outrider(error, "prompt") from None
-    return Prompt(token_ids=_some(ids, "prompt"))
+        raise from_outrider(error, param) from None
+    return Prompt(token_ids=_some(ids, param))
 
 
 def prediction_ids(body: ChatBody, tokenizer: Tokenizer) -> tuple[int, ...]:

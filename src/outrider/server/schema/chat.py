@@ -183,6 +183,10 @@ class ChatBody(SamplingBody):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
 
+    contrast: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[ChatMessage], Field(min_length=1)]
+    ) | None = None
+
     @property
     def limit(self) -> int | None:
         """Most tokens of an answer; None: what fits."""

@@ -27,6 +27,7 @@ class CompletionBody(SamplingBody):
         | Annotated[list[str], Field(min_length=1)]
         | Annotated[list[Ids], Field(min_length=1)]
     )
+    contrast: Annotated[str, Field(min_length=1)] | Ids | None = None
     response_format: ResponseFormat | None = None
     best_of: Annotated[Whole, Field(ge=1, le=1)] | None = None
     echo: bool | None = None

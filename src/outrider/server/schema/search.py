@@ -16,6 +16,9 @@ class SearchBody(Body):
     search: Annotated[str, Field(min_length=1, max_length=1000)]
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    contrast: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[ChatMessage], Field(min_length=1)]
+    ) | None = None
     scorer: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     n: Annotated[Whole, Field(ge=1)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
