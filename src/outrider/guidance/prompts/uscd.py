@@ -34,8 +34,8 @@ class Uscd(Recipe):
     """`log(p - strength * q)` at uncertain steps; `p` follows the prompt, `q` a lame prompt.
 
     The lame prompt is the prompt without its examples of input and output
-    (`prompts.examples.without_examples`), or the other prompt that is given with it. Prompts without
-    examples are not guided. Tokens with `p < strength * q` are excluded; where that excludes
+    (`prompts.examples.without_examples`), or the other prompt that is given with it. Prompts
+    without examples are not guided. Tokens with `p < strength * q` are excluded; where that excludes
     all tokens, the model itself decides. The lame prompt is read at uncertain steps only.
 
     The public code takes a step as confident where the standard deviation of `p` over the
@@ -83,6 +83,7 @@ class Uncertain:
     most: float
 
     def __call__(self, logits: Float[Tensor, "rows vocab"]) -> Bool[Tensor, " rows"]:
+        """Return the rows that are uncertain."""
         return collision(logits) <= self.most
 
 

@@ -1,0 +1,1 @@
+"""Guidance on a real model, beside the model alone."""

@@ -1,0 +1,1 @@
+"""Benchmarks that write functions, of HumanEval and MBPP."""
