@@ -1,13 +1,13 @@
-"""USCD on functions of MBPP (asserts as examples) or HumanEval (doctests): solved functions, paired.
+"""USCD on functions of MBPP (asserts as examples) or HumanEval (doctests), beside the model alone.
 
     python -m benchmarks.guidance.uscd smollm2 --problems mbpp_sanitized.jsonl.zst \
         --allow-code-execution
 
 The problems with the shortest solutions are written after two solved ones; MBPP's descriptions hold
-`--shown` of their asserts. A token that is a single line break ends a function. A function counts as
-solved if it passes all tests in a sandbox. Each system writes greedily, and `--samples` times at a
-temperature of 0.8 with the same seeds; an interval draws problems. `without examples` is the model
-after the lame prompt alone. Rows are those that the model computed after the prompts.
+`--shown` of their asserts. A token that is a single line break ends a function. A function counts
+as solved if it passes all tests in a sandbox. Each system writes greedily, and `--samples` times at
+a temperature of 0.8 with the same seeds; an interval draws problems. `without examples` is the
+model after the lame prompt alone. With `--rows FILE`, a later call goes on with the next problems.
 """
 
 import argparse
@@ -52,7 +52,7 @@ SYSTEMS = {
     "floor off": Uscd(floor=0.0),
     "strength 0.3": Uscd(strength=0.3),
 }
-"""`without examples` and `strength 0` are added below."""
+"""Recipes of the systems; `without examples` and `strength 0` are added to them."""
 
 
 @dataclass

@@ -104,6 +104,7 @@ GUIDANCE = (
     "guidance.lm_guidance",
     "guidance.routing.foreal",
     "guidance.prompts.uscd",
+    "guidance.prompts.lqcd",
 )
 """Modules of guidance methods, which change the target's distribution."""
 

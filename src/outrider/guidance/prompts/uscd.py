@@ -35,8 +35,8 @@ class Uscd(Recipe):
 
     The lame prompt is the prompt without its examples of input and output
     (`prompts.examples.without_examples`), or the other prompt that is given with it. Prompts
-    without examples are not guided. Tokens with `p < strength * q` are excluded; where that excludes
-    all tokens, the model itself decides. The lame prompt is read at uncertain steps only.
+    without examples are not guided. Tokens with `p < strength * q` are excluded; where that
+    excludes all tokens, the model itself decides. The lame prompt is read at uncertain steps only.
 
     The public code takes a step as confident where the standard deviation of `p` over the
     vocabulary is above 0.0035. That bound depends on the size of the vocabulary: the standard
