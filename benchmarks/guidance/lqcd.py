@@ -90,8 +90,8 @@ def trivia(path: Path, seed: int) -> Iterator[Item]:
 
 def scenes(count: int, seed: int) -> Iterator[Item]:
     """Yield images of drawn things, with four attributes in turn."""
-    series, random = Scenes(seed, most=1), Random(seed)
-    several = Scenes(seed + 1, most=3)
+    series, random = Scenes(seed=seed, most=1), Random(seed)
+    several = Scenes(seed=seed + 1, most=3)
     for number in range(count):
         kind = ("colour", "shape", "size", "count")[number % 4]
         if kind == "count":
@@ -156,7 +156,8 @@ def answered(generator: Generator, model: LanguageModel, item: Item) -> Row:
     assert codec is not None
     before, reads_images = process_time(), item.images is not None
     spell = "{}" if codec.has_chat else " {}"
-    choices = [[t for t in codec.encode(spell.format(one))] for one in item.choices]
+    start = len(codec.encode(""))  # special tokens before each text
+    choices = [list(codec.encode(spell.format(one)))[start:] for one in item.choices]
     content = [{"type": "image"}, {"type": "text", "text": item.question}]
     asked: Message = {"role": "user", "content": content if reads_images else item.question}
     cues = {"": "", "wrong": item.opinions[item.wrong], "right": item.opinions[item.truth]}
