@@ -33,5 +33,5 @@ def test_without_changes_there_is_no_imbalance() -> None:
 
 
 def test_numbers_of_answers_must_agree() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         Sycophancy.of([1], [1, 2], [1], [1])

@@ -55,11 +55,12 @@ def test_equal_calls_are_answered_once_and_the_model_is_left_as_it_was() -> None
         model.get_image_features(one, sizes=[(2, one)])
         model.get_image_features(one, sizes=[(1, two)])
         model.get_image_features(one)
-        assert model.seen == [2.0, 4.0, 2.0, 2.0, 2.0]
+        model.get_image_features(one, sizes=[(1, one), (1, one)])
+        assert model.seen == [2.0, 4.0, 2.0, 2.0, 2.0, 2.0]
         raise KeyError
     model.get_image_features(one)
     model.get_image_features(one)
-    assert len(model.seen) == 7 and "get_image_features" not in vars(model)
+    assert len(model.seen) == 8 and "get_image_features" not in vars(model)
 
 
 def test_a_model_without_features_of_its_own_is_left_alone() -> None:

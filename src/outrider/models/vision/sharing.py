@@ -36,7 +36,7 @@ def _digest(inputs: Mapping[str, Tensor]) -> bytes:
     found = hashlib.blake2b()
     for name, tensor in sorted(inputs.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()))
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.digest()
 
 
