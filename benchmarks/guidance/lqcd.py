@@ -155,9 +155,8 @@ def answered(generator: Generator, model: LanguageModel, item: Item) -> Row:
     codec = generator.tokenizer
     assert codec is not None
     before, reads_images = process_time(), item.images is not None
-    spell = "{}" if codec.has_chat else " {}"
     start = len(codec.encode(""))  # special tokens before each text
-    choices = [list(codec.encode(spell.format(one)))[start:] for one in item.choices]
+    choices = [list(codec.encode(one))[start:] for one in item.choices]
     content = [{"type": "image"}, {"type": "text", "text": item.question}]
     asked: Message = {"role": "user", "content": content if reads_images else item.question}
     cues = {"": "", "wrong": item.opinions[item.wrong], "right": item.opinions[item.truth]}

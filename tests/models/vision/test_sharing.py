@@ -35,10 +35,11 @@ def test_pictures_differ_by_shape_dtype_and_name() -> None:
     assert rounds(several) == [[0, 1, 2, 3, 4]]
 
 
-class Model:
+class Model(torch.nn.Module):
     """Notes what it has encoded."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: list[float] = []
 
     def get_image_features(self, pixels: torch.Tensor, **settings: Any) -> torch.Tensor:
@@ -64,6 +65,6 @@ def test_equal_calls_are_answered_once_and_the_model_is_left_as_it_was() -> None
 
 
 def test_a_model_without_features_of_its_own_is_left_alone() -> None:
-    plain = object()
+    plain = torch.nn.Module()
     with shared_features(plain):
-        pass
+        assert "get_image_features" not in vars(plain)

@@ -41,14 +41,15 @@ def _digest(inputs: Mapping[str, Tensor]) -> bytes:
 
 
 @contextmanager
-def shared_features(model: Any) -> Iterator[None]:
+def shared_features(model: torch.nn.Module) -> Iterator[None]:
     """Context manager: `model` computes the features of equal images once.
 
     Args:
         model: a model of `transformers`, whose forward takes features from its
             `get_image_features`; one without this method encodes all images.
     """
-    own: Callable[..., Any] | None = getattr(model, "get_image_features", None)
+    untyped: Any = model
+    own: Callable[..., Any] | None = getattr(untyped, "get_image_features", None)
     if own is None:
         yield
         return
@@ -62,11 +63,11 @@ def shared_features(model: Any) -> Iterator[None]:
         known.append(((args, kwargs), found))
         return found
 
-    model.get_image_features = features
+    untyped.get_image_features = features
     try:
         yield
     finally:
-        del model.get_image_features
+        del untyped.get_image_features
 
 
 def _equal(one: Any, other: Any) -> bool:
