@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 from benchmarks.search.functions.problems import Written, opened
@@ -126,7 +127,7 @@ def prompt_of(problem: Written, asserts: int) -> str:
     return EXAMPLES + header
 
 
-def written(system: System, prompts: Sequence[str], options: dict[str, float | int]) -> list[str]:
+def written(system: System, prompts: Sequence[str], options: dict[str, Any]) -> list[str]:
     """Return the texts of a system."""
     given = [without_examples(one) or one for one in prompts] if system.lame else list(prompts)
     assert all(isinstance(one, str) for one in given)
