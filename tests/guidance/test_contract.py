@@ -50,6 +50,8 @@ CASES = {
     "lm-guidance": Case(
         options=lambda family: {"model": family.draft}, neutral={"beta": 0.0, "weight": 0.0}
     ),
+    "lqcd": Case(options=lambda family: {}, neutral={"strength": 0.0, "alpha": 0.0}),
+    "uscd": Case(options=lambda family: {"confident": 0.07}, neutral={"strength": 0.0}),
 }
 """How each method is built here; a new method needs an entry."""
 

@@ -103,6 +103,8 @@ GUIDANCE = (
     "guidance.classifier_free",
     "guidance.lm_guidance",
     "guidance.routing.foreal",
+    "guidance.prompts.uscd",
+    "guidance.prompts.lqcd",
 )
 """Modules of guidance methods, which change the target's distribution."""
 

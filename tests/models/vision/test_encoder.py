@@ -158,6 +158,39 @@ def test_equal_shapes_are_encoded_together(vision_encoder: TransformersVisionEnc
     assert forwards(vision_encoder, many) == 1
 
 
+def encoded(vision_encoder: TransformersVisionEncoder, asked_: list[ImagePrompt]) -> int:
+    """How often the vision tower runs."""
+    base: Any = vision_encoder.model.base_model
+    parts = (getattr(base, name, None) for name in ("vision_model", "vision_tower", "visual"))
+    tower = next(part for part in parts if part is not None)
+    count: list[int] = []
+    hook = tower.register_forward_pre_hook(lambda *_: count.append(1))
+    try:
+        vision_encoder.views(asked_)
+    finally:
+        hook.remove()
+    return len(count)
+
+
+def test_equal_images_are_encoded_once_whatever_is_asked(
+    vision_encoder: TransformersVisionEncoder,
+) -> None:
+    """LQCD (arXiv 2408.11261) asks two questions about the same images."""
+
+    def two() -> list[ImagePrompt]:
+        return [asked(picture(SIZE, SIZE, seed=i), question=q) for q in ("a", "b") for i in (1, 2)]
+
+    assert encoded(vision_encoder, two()[:2]) == 1
+    assert encoded(vision_encoder, two()) == 1
+    assert encoded(vision_encoder, [*two(), asked(picture(SIZE, SIZE, seed=3))]) == 2
+    together = vision_encoder.views([*two(), asked(picture(SIZE, SIZE, seed=3))])
+    for view, question in zip(together, two(), strict=False):
+        [alone] = vision_encoder.views([question])
+        assert (view.token_ids, view.axes) == (alone.token_ids, alone.axes)
+        torch.testing.assert_close(view.embeddings, alone.embeddings, rtol=0, atol=1e-12)
+    assert "get_image_features" not in vars(vision_encoder.model.base_model)
+
+
 def test_the_same_question_is_seen_once_blank_or_not(
     vision_encoder: TransformersVisionEncoder, family: str
 ) -> None:

@@ -1,6 +1,7 @@
 """A model that sees: views when it starts, everything else as the runner inside."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, ImagePrompt, Prompt, as_ids
+from outrider.guidance.prompts.lqcd import Lqcd
+from outrider.guidance.recipe import Parts
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
@@ -93,6 +96,24 @@ def test_equal_prompts_are_looked_at_once(
     assert not torch.allclose(first, second)
     caches[0].commit([5])
     assert list(caches[3].text) != list(caches[0].text)
+
+
+def test_lqcd_encodes_an_image_once_for_its_two_questions(parts: Any) -> None:
+    """arXiv 2408.11261: both rows share the encoding of the image."""
+    decoder, vision_encoder = parts
+    base = vision_encoder.model.base_model
+    tower = getattr(base, "vision_model", None) or base.visual
+    count: list[int] = []
+    hook = tower.register_forward_pre_hook(lambda *_: count.append(1))
+    model = VisionLanguageModel(decoder, vision_encoder)
+    neutral, leading = (asking(picture(16, 16), question=one) for one in ("Red?", "Red, is it?"))
+    guided = Lqcd(alpha=0.0).build(Parts(target=model, models={}))
+    [found] = logits(guided, guided.start([replace(neutral, contrast=leading)]))
+    hook.remove()
+    assert len(count) == 1
+    one, two = logits(model, model.start([neutral, leading]))
+    torch.testing.assert_close(found, 2 * one - two, rtol=0, atol=1e-9)
+    assert not torch.allclose(one, two)
 
 
 def test_looking_is_timed_apart(model: VisionLanguageModel) -> None:

@@ -6,7 +6,7 @@ the text stack. Models whose text stacks need other inputs are refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.folder_files import check_folder, quiet
 from outrider.models.transformers.pretrained import check_parameters, reading
 from outrider.models.vision.processor import ImageProcessor, Inputs
+from outrider.models.vision.sharing import rounds, shared_features
 
 if TYPE_CHECKING:
     import transformers
@@ -91,7 +92,8 @@ class TransformersVisionEncoder:
 
     def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
         """Return the prompt that the model reads for each item. Equal images with an equal question
-        are encoded once. Several prompts are encoded together if their shapes allow it.
+        are read once, and equal images are encoded once, whatever is asked about them. Several
+        prompts are encoded together if their shapes allow it.
 
         Raises:
             OptionError: a question that the template cannot render, images that the processor
@@ -103,9 +105,13 @@ class TransformersVisionEncoder:
         for found in inputs:
             self._check_end(found)
         seen: dict[int, tuple[Tensor, Tensor | None]] = {}
-        for group in _groups(inputs):
-            parts = self._read([inputs[i] for i in group])
-            seen.update(zip(group, parts, strict=True))
+        turns = rounds([_pictures(found) for found in inputs])
+        with self._lock.held, shared_features(self._base) if len(turns) > 1 else nullcontext():
+            for turn in turns:
+                for group in _groups([inputs[i] for i in turn]):
+                    numbers = [turn[i] for i in group]
+                    parts = self._read([inputs[i] for i in numbers])
+                    seen.update(zip(numbers, parts, strict=True))
         at = {key: i for i, key in enumerate(once)}
         found = [(p, at[_seen_as(p)]) for p in image_prompt]
         return [self._prompt(inputs[i], *seen[i], blank=p.blank) for p, i in found]
@@ -209,6 +215,11 @@ def _seen_as(image_prompt: ImagePrompt) -> tuple[int, int]:
     return id(image_prompt.messages), id(image_prompt.images)
 
 
+def _pictures(inputs: Inputs) -> Inputs:
+    """Return the inputs that depend on the images alone."""
+    return {key: value for key, value in inputs.items() if key not in _BY_TOKEN}
+
+
 def _groups(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
     """Yield indices of prompts that one forward can read together.
 
@@ -219,8 +230,8 @@ def _groups(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
         shapes = ((k, tuple(v.shape[1:])) for k, v in found.items() if k not in _BY_TOKEN)
         groups.setdefault(tuple(shapes), []).append(i)
     for group in groups.values():
-        size = max(sum(v.numel() for v in inputs[i].values()) for i in group)
-        most = max(1, _MOST_NUMBERS // size)
+        size = max(sum(v.numel() for v in _pictures(inputs[i]).values()) for i in group)
+        most = max(1, _MOST_NUMBERS // max(size, 1))
         yield from (group[i : i + most] for i in range(0, len(group), most))
 
 

@@ -1,0 +1,1 @@
+"""Guidance by a second prompt that is derived from the first."""
