@@ -103,6 +103,7 @@ GUIDANCE = (
     "guidance.classifier_free",
     "guidance.lm_guidance",
     "guidance.routing.foreal",
+    "guidance.retrieval.caad",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
