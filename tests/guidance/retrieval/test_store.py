@@ -89,7 +89,7 @@ def test_too_many_answers_are_refused_before_they_are_read(
     class Unread:
         """A model that must not be read."""
 
-        class hidden_states:  # noqa: N801
+        class hidden_states:
             num_layers = 2
 
     monkeypatch.setattr(building, "MOST", 2)

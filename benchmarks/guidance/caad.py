@@ -1,0 +1,376 @@
+"""CAAD on SmolLM2: held-out wordings of stored facts, and questions of which nothing is stored.
+
+    python -m benchmarks.guidance.caad smollm2 --trivia train.jsonl.zst --seconds 560
+
+The store holds the first wording of each fact. Options are chosen on every second fact, in its held
+out wordings, and on every second unknown question; the others judge them. A fact is `known` if each
+token of its value is the most likely one after the beginning of the answer, `exact` if that holds
+of the whole answer, so that it is the greedy text. An unknown question is `unchanged` if each token
+of the model's own greedy answer is still the most likely one. All systems are read on the same
+rows. The baseline has all facts in its prompt. `written` is the share of greedy texts that hold the
+value. Intervals draw facts, or questions.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from time import perf_counter, process_time
+
+import torch
+from benchmarks.guidance.facts import Fact, invented, strangers, trivia
+from benchmarks.long_inputs.intervals import bootstrap
+from torch import Tensor
+
+from outrider import load
+from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.guidance.recipe import Parts
+from outrider.guidance.retrieval.building import AnswerCodec, asked, stored
+from outrider.guidance.retrieval.caad import Caad, Retrieving
+from outrider.guidance.retrieval.nearest import Nearest
+from outrider.guidance.retrieval.store import LogitStore, Origin
+from outrider.inputs.given import TextCodec
+from outrider.protocols import Cache, LanguageModel, Segment
+
+LAYERS = (6, 12, 16, 20, 24, 28, 30)
+LEAST = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALPHAS = (0.5, 1.0, 2.0)
+FLOORS = (0.01, 0.0)
+TOKENS = 20
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text after a question, as the model reads it.
+
+    Attributes:
+        logits: `[tokens, vocab]`, the row before each token.
+        states: `[layers, tokens, hidden]` of `LAYERS`.
+        tokens: the text.
+        value: the places of the value in it.
+        prompt: tokens of the prompt.
+        fact: number of its fact, or of its question.
+        group: `invented`, `trivia`, or `unknown`.
+    """
+
+    logits: Tensor
+    states: Tensor
+    tokens: Tensor
+    value: slice
+    prompt: int
+    fact: int
+    group: str
+
+
+@dataclass
+class Score:
+    """Figures of one system, with the fact of each."""
+
+    known: list[float] = field(default_factory=list[float])
+    exact: list[float] = field(default_factory=list[float])
+    chance: list[float] = field(default_factory=list[float])
+    facts: list[str] = field(default_factory=list[str])
+    unchanged: list[float] = field(default_factory=list[float])
+
+
+class Reader:
+    """Reads texts after questions.
+
+    Args:
+        model: the target.
+        codec: its tokenizer.
+    """
+
+    def __init__(self, model: LanguageModel, codec: TextCodec) -> None:
+        assert isinstance(codec, AnswerCodec)
+        self.model, self.codec, self.words = model, codec, codec
+
+    def prompt(self, question: str, facts: Sequence[Fact] = ()) -> Prompt:
+        """Return a question, after facts if there are any."""
+        told = " ".join(fact.answer for fact in facts)
+        return asked(self.codec, f"{told}\n\n{question}" if told else question)
+
+    def read(
+        self,
+        prompt: Prompt,
+        tokens: Sequence[int],
+        value: slice,
+        fact: int,
+        group: str,
+        **more: Cache,
+    ) -> Text:
+        """Read a text after a prompt, all layers at once."""
+        [cache] = self.model.start([prompt], [more.get("reuse")])
+        assert self.model.hidden_states is not None
+        self.model.hidden_states.watch(cache, LAYERS)
+        want = as_ids(range(-1, len(tokens)))
+        [rows] = self.model.forward([Segment(cache, as_ids(tokens))], [want])
+        assert rows.states is not None
+        size = len(prompt.token_ids)
+        ids = torch.tensor(list(tokens))
+        return Text(rows.logits.clone(), rows.states.clone(), ids, value, size, fact, group)
+
+    def answer(self, fact: Fact) -> tuple[tuple[int, ...], slice]:
+        """Return the tokens of an answer, and where its value is."""
+        whole = self.codec.encode_plain(fact.answer)
+        begin = self.codec.encode_plain(fact.begin)
+        assert whole[: len(begin)] == begin, fact
+        return whole, slice(len(begin), len(whole) - 1)
+
+    def greedy(self, model: LanguageModel, prompt: Prompt, reuse: Cache | None = None) -> list[int]:
+        """Return the most likely tokens after a prompt."""
+        [cache] = model.start([prompt], [reuse])
+        found: list[int] = []
+        while len(found) < TOKENS:
+            [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids((-1,))])
+            token = int(rows.logits[0].argmax())
+            if token in model.info.end_ids:
+                break
+            found.append(token)
+            cache.commit([token])
+        return found
+
+
+def judged(texts: Sequence[Text], rows: Sequence[Tensor]) -> Score:
+    """Compare texts with the most likely tokens."""
+    score = Score()
+    for text, logits in zip(texts, rows, strict=True):
+        logits = logits[: len(text.tokens)]
+        hits = logits.argmax(-1) == text.tokens
+        if text.group == "unknown":
+            score.unchanged.append(float(hits.all()))
+            continue
+        chances = torch.log_softmax(logits[text.value].float(), -1)
+        places = torch.arange(len(chances)), text.tokens[text.value]
+        score.chance.append(float(chances[places].sum().exp()))
+        score.known.append(float(hits[text.value].all()))
+        score.exact.append(float(hits.all()))
+        score.facts.append(f"{text.group} {text.fact}")
+    return score
+
+
+def guided(texts: Sequence[Text], store: LogitStore, **options: float) -> Score:
+    """Judge texts with the rows that a store changes."""
+    mixer = Retrieving(Caad(store=store, **options), store)  # type: ignore[arg-type]
+    layer = LAYERS.index(store.origin.layer)
+    return judged(texts, [mixer.shifted(t.logits, t.states[layer]) for t in texts])
+
+
+def total(score: Score) -> float:
+    """Return what options are chosen by: known facts and unchanged answers."""
+    parts = score.known, score.unchanged
+    return sum(sum(part) / max(len(part), 1) for part in parts)
+
+
+def told(values: Sequence[float], groups: Sequence[str] | None = None) -> str:
+    """Return a share with its interval."""
+    if not values:
+        return "-"
+    mean, low, high = bootstrap(values, groups)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def show(name: str, score: Score, plain: Score | None = None) -> None:
+    """Print a line for each group of facts."""
+    for group in ("invented", "trivia"):
+        at = [i for i, fact in enumerate(score.facts) if fact.startswith(group)]
+        if not at:
+            continue
+        facts = [score.facts[i] for i in at]
+        cells = [told([part[i] for i in at], facts) for part in (score.known, score.exact)]
+        gain = ""
+        if plain is not None:
+            apart = [score.chance[i] - plain.chance[i] for i in at]
+            mean, low, high = bootstrap(apart, facts)
+            gain = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        chance = sum(score.chance[i] for i in at) / len(at)
+        print(f"| {name} | {group} | {cells[0]} | {cells[1]} | {chance:.3f} | {gain} |", flush=True)
+    if score.unchanged:
+        print(f"| {name} | unknown: unchanged | {told(score.unchanged)} | | | |", flush=True)
+
+
+def separation(
+    texts: Sequence[Text], store: LogitStore, owners: Sequence[str], *, centred: bool
+) -> tuple[float, float, float]:
+    """Say how well cosines find the fact of a row, at the first token of the value.
+
+    Returns:
+        The share of rows whose nearest context belongs to their fact; and the medians of the
+        largest cosine of rows with a stored fact, and of unknown questions at their first token.
+    """
+    memory = Nearest(store, count=1, least=-1.0, temperature=0.1, centred=centred)
+    layer = LAYERS.index(store.origin.layer)
+    right: list[float] = []
+    near: list[float] = []
+    far: list[float] = []
+    for text in texts:
+        if text.group == "unknown":
+            for state in text.states[layer][:-1]:
+                far.append(float(memory.similarities(state).max()))
+            continue
+        alike = memory.similarities(text.states[layer][text.value.start])
+        right.append(float(owners[int(alike.argmax())] == f"{text.group} {text.fact}"))
+        near.append(float(alike.max()))
+    middle = [float(torch.tensor(part).median()) for part in (near, far)]
+    return sum(right) / len(right), middle[0], middle[1]
+
+
+def main() -> None:
+    """Read everything once, choose on one half, judge on the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target")
+    parser.add_argument("--trivia", type=Path, required=True, help="OpenTriviaQA, JSON lines")
+    parser.add_argument("--real", type=int, default=10)
+    parser.add_argument("--unrelated", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=560.0)
+    given = parser.parse_args()
+    begun = perf_counter()
+    generator = load(given.target, mode="none", threads=1)
+    assert generator.tokenizer is not None
+    model = generator.strategy.target
+    reader = Reader(model, generator.tokenizer)
+    facts = invented() + trivia(given.trivia, given.real)
+    questions = strangers()
+    questions += [f.questions[0] for f in trivia(given.trivia, given.unrelated, given.real)]
+
+    states: list[Tensor] = []
+    logits: dict[bool, list[Tensor]] = {False: [], True: []}
+    owners: list[str] = []
+    for number, fact in enumerate(facts):
+        tokens, value = reader.answer(fact)
+        for knows in (False, True):
+            prompt = reader.prompt(fact.questions[0], [fact] if knows else ())
+            text = reader.read(prompt, tokens, value, number, fact.group)
+            logits[knows].append(text.logits.float())
+            if not knows:
+                states.append(text.states.float())
+                owners += [f"{fact.group} {number}"] * (len(tokens) + 1)
+    codec = reader.codec
+    stores = {
+        (layer, knows): stored(
+            torch.cat([one[n] for one in states]),
+            torch.cat(logits[knows]),
+            Origin(
+                model=model.info.fingerprint,
+                tokenizer=codec.fingerprint,
+                vocab_size=model.info.vocab_size,
+                layer=layer,
+                answers=len(facts),
+                told=knows,
+            ),
+        )
+        for n, layer in enumerate(LAYERS)
+        for knows in (False, True)
+    }
+    print(f"{len(facts)} facts, {len(owners)} contexts, {perf_counter() - begun:.0f} s", flush=True)
+
+    texts: list[Text] = []
+    primed: list[Text] = []  # the same texts with all facts in the prompt
+    cost: list[int] = []
+    reuse: Cache | None = None
+    for number, fact in enumerate(facts):
+        tokens, value = reader.answer(fact)
+        for question in fact.questions[1:]:
+            texts.append(reader.read(reader.prompt(question), tokens, value, number, fact.group))
+            prompt = reader.prompt(question, facts)
+            [reuse] = model.start([prompt], [reuse])
+            more = {} if reuse is None else {"reuse": reuse.fork()}
+            primed.append(reader.read(prompt, tokens, value, number, fact.group, **more))
+            cost.append(primed[-1].prompt - texts[-1].prompt)
+    print(f"facts read after {perf_counter() - begun:.0f} s", flush=True)
+    for number, question in enumerate(questions):
+        prompt = reader.prompt(question)
+        tokens = reader.greedy(model, prompt)
+        texts.append(reader.read(prompt, tokens, slice(0, 0), number, "unknown"))
+        prompt = reader.prompt(question, facts)
+        [reuse] = model.start([prompt], [reuse])
+        more = {} if reuse is None else {"reuse": reuse.fork()}
+        primed.append(reader.read(prompt, tokens, slice(0, 0), number, "unknown", **more))
+    print(f"all read after {perf_counter() - begun:.0f} s", flush=True)
+    fit = [text for text in texts if text.fact % 2 == 0]
+    rest = [text for text in texts if text.fact % 2 == 1]
+
+    print("\n| layer | mean subtracted | nearest is of the fact | cosine, fact | cosine, unknown |")
+    print("|---|---|---|---|---|")
+    best: tuple[float, int, bool] = (-9.0, 0, False)
+    for layer, centred in product(LAYERS, (False, True)):
+        right, near, far = separation(fit, stores[layer, True], owners, centred=centred)
+        best = max(best, (right + near - far, layer, centred))
+        print(f"| {layer} | {centred} | {right:.2f} | {near:.2f} | {far:.2f} |", flush=True)
+    _, layer, centred = best
+    print(f"chosen: layer {layer}, centred {centred}", flush=True)
+
+    plain = judged(rest, [text.logits for text in rest])
+    default = {"centred": centred}
+    found: list[tuple[float, bool, dict[str, float]]] = []
+    for knows, least, alpha, floor in product((False, True), LEAST, ALPHAS, FLOORS):
+        if perf_counter() - begun > 0.65 * given.seconds:
+            print("the sweep was stopped by --seconds", flush=True)
+            break
+        options = default | {"least": least, "alpha": alpha, "floor": floor}
+        score = guided(fit, stores[layer, knows], **options)
+        found.append((total(score), knows, options))
+    found.sort(key=lambda one: -one[0])
+    own = next(options for _, knows, options in found if not knows)
+    chosen = next(options for _, knows, options in found if knows)
+    strict = next(options for _, knows, options in found if knows and options["floor"])
+    for value, knows, options in found[:6]:
+        print(f"fit: {value:.3f}, told {knows}, {options}")
+    swept = chosen | {"floor": 0.0}
+
+    print("\n| system | group | value known | whole answer | probability | gain over plain |")
+    print("|---|---|---|---|---|---|")
+    show("plain", plain)
+    show("caad, published values, own logits", guided(rest, stores[layer, False], **default), plain)
+    show(f"caad, own logits, {own}", guided(rest, stores[layer, False], **own), plain)
+    show("caad, published values, told", guided(rest, stores[layer, True], **default), plain)
+    show(f"caad, told, floor, {strict}", guided(rest, stores[layer, True], **strict), plain)
+    show(f"caad, told, {chosen}", guided(rest, stores[layer, True], **chosen), plain)
+    source = stores[layer, True]
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    mixed = replace(source, tokens=source.tokens[order], logits=source.logits[order])
+    show("caad, told, logits of other contexts", guided(rest, mixed, **chosen), plain)
+    facing = [text for text in primed if text.fact % 2 == 1]
+    show("all facts in the prompt", judged(facing, [text.logits for text in facing]), plain)
+    print(f"the prompt has {sum(cost) / len(cost):.0f} more tokens; load {os.getloadavg()}")
+    print("\n| least | value known | unknown: unchanged |")
+    print("|---|---|---|")
+    for least in LEAST:
+        score = guided(rest, source, **(swept | {"least": least}))
+        print(
+            f"| {least} | {told(score.known, score.facts)} | {told(score.unchanged)} |", flush=True
+        )
+
+    systems: dict[str, tuple[LanguageModel, bool]] = {
+        "plain": (model, False),
+        "caad, told": (
+            Caad(store=source, **chosen).build(Parts(target=model, models={})),  # type: ignore[arg-type]
+            False,
+        ),
+        "all facts in the prompt": (model, True),
+    }
+    written: dict[str, list[float]] = {name: [] for name in systems}
+    spent: dict[str, float] = dict.fromkeys(systems, 0.0)
+    names: list[str] = []
+    for number, fact in enumerate(facts):
+        if number % 2 == 0 or perf_counter() - begun > given.seconds:
+            continue
+        names.append(f"{fact.group} {number}")
+        for name, (one, primes) in systems.items():
+            prompt = reader.prompt(fact.questions[1 + number // 2 % 2], facts if primes else ())
+            start = process_time()
+            tokens = reader.greedy(one, prompt, reuse.fork() if primes and reuse else None)
+            spent[name] += process_time() - start
+            text = generator.tokenizer.decode(tokens)
+            written[name].append(float(fact.value.lower() in text.lower()))
+            if len(names) <= 8:
+                print(f"   {name}: {fact.questions[1]} {text!r} ({fact.value})", flush=True)
+    for name, values in written.items():
+        print(f"written, {name}: {told(values)} of {len(values)}, {spent[name]:.1f} CPU s")
+    print(f"{perf_counter() - begun:.0f} s, load {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()
