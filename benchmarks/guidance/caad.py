@@ -1,6 +1,7 @@
 """CAAD on SmolLM2: held-out wordings of stored facts, and questions of which nothing is stored.
 
-    python -m benchmarks.guidance.caad smollm2 --trivia train.jsonl.zst --seconds 560
+    python -m benchmarks.guidance.caad smollm2 --trivia train.jsonl.zst \\
+        --reads reads.pt --seconds 560
 
 The store holds the first wording of each fact. Options are chosen on every second fact, in its held
 out wordings, and on every second unknown question; the others judge them. A fact is `known` if each
@@ -133,6 +134,60 @@ class Reader:
         return found
 
 
+@dataclass
+class Reads:
+    """All that the model has read.
+
+    Attributes:
+        states: of the contexts of the store, by layer.
+        logits: of them, by the model that is told the answer (True) or not.
+        owners: the fact of each context.
+        texts: held-out wordings with their answers, and unknown questions with greedy answers.
+        primed: the same texts after all facts in the prompt.
+    """
+
+    states: Tensor
+    logits: dict[bool, Tensor]
+    owners: list[str]
+    texts: list[Text]
+    primed: list[Text]
+
+
+def read_all(reader: "Reader", facts: Sequence[Fact], questions: Sequence[str]) -> Reads:
+    """Read the store, the held-out wordings, and the unknown questions."""
+    states: list[Tensor] = []
+    logits: dict[bool, list[Tensor]] = {False: [], True: []}
+    owners: list[str] = []
+    for number, fact in enumerate(facts):
+        tokens, value = reader.answer(fact)
+        for knows in (False, True):
+            prompt = reader.prompt(fact.questions[0], [fact] if knows else ())
+            text = reader.read(prompt, tokens, value, number, fact.group)
+            logits[knows].append(text.logits.float())
+            if not knows:
+                states.append(text.states.float())
+                owners += [f"{fact.group} {number}"] * (len(tokens) + 1)
+    texts: list[Text] = []
+    primed: list[Text] = []
+    reuse: Cache | None = None
+    asked_for = [(number, q, fact) for number, fact in enumerate(facts) for q in fact.questions[1:]]
+    for number, question, fact in (*asked_for, *((n, q, None) for n, q in enumerate(questions))):
+        short = reader.prompt(question)
+        if fact is None:
+            tokens, value = tuple(reader.greedy(reader.model, short)), slice(0, 0)
+        else:
+            tokens, value = reader.answer(fact)
+        group = fact.group if fact is not None else "unknown"
+        texts.append(reader.read(short, tokens, value, number, group))
+        prompt = reader.prompt(question, facts)
+        [reuse] = reader.model.start([prompt], [reuse])
+        primed.append(reader.read(prompt, tokens, value, number, group, reuse=reuse.fork()))
+        if len(texts) % 20 == 0:
+            print(f"{len(texts)} texts", flush=True)
+    both = {knows: torch.cat(part) for knows, part in logits.items()}
+    return Reads(torch.cat(states, dim=1), both, owners, texts, primed)
+
+
 def judged(texts: Sequence[Text], rows: Sequence[Tensor]) -> Score:
     """Compare texts with the most likely tokens."""
     score = Score()
@@ -223,7 +278,8 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--trivia", type=Path, required=True, help="OpenTriviaQA, JSON lines")
     parser.add_argument("--real", type=int, default=10)
-    parser.add_argument("--unrelated", type=int, default=20)
+    parser.add_argument("--unrelated", type=int, default=14)
+    parser.add_argument("--reads", type=Path, required=True, help="keeps what was read, 1 GB")
     parser.add_argument("--seconds", type=float, default=560.0)
     given = parser.parse_args()
     begun = perf_counter()
@@ -235,26 +291,21 @@ def main() -> None:
     questions = strangers()
     questions += [f.questions[0] for f in trivia(given.trivia, given.unrelated, given.real)]
 
-    states: list[Tensor] = []
-    logits: dict[bool, list[Tensor]] = {False: [], True: []}
-    owners: list[str] = []
-    for number, fact in enumerate(facts):
-        tokens, value = reader.answer(fact)
-        for knows in (False, True):
-            prompt = reader.prompt(fact.questions[0], [fact] if knows else ())
-            text = reader.read(prompt, tokens, value, number, fact.group)
-            logits[knows].append(text.logits.float())
-            if not knows:
-                states.append(text.states.float())
-                owners += [f"{fact.group} {number}"] * (len(tokens) + 1)
-    codec = reader.codec
+    if given.reads.exists():
+        reads = torch.load(given.reads, weights_only=False)
+    else:
+        reads = read_all(reader, facts, questions)
+        torch.save(reads, given.reads)
+    print(f"all read after {perf_counter() - begun:.0f} s, load {os.getloadavg()}", flush=True)
+    begun = perf_counter()
+    owners, texts, primed = reads.owners, reads.texts, reads.primed
     stores = {
         (layer, knows): stored(
-            torch.cat([one[n] for one in states]),
-            torch.cat(logits[knows]),
+            reads.states[n],
+            reads.logits[knows],
             Origin(
                 model=model.info.fingerprint,
-                tokenizer=codec.fingerprint,
+                tokenizer=reader.codec.fingerprint,
                 vocab_size=model.info.vocab_size,
                 layer=layer,
                 answers=len(facts),
@@ -264,31 +315,7 @@ def main() -> None:
         for n, layer in enumerate(LAYERS)
         for knows in (False, True)
     }
-    print(f"{len(facts)} facts, {len(owners)} contexts, {perf_counter() - begun:.0f} s", flush=True)
-
-    texts: list[Text] = []
-    primed: list[Text] = []  # the same texts with all facts in the prompt
-    cost: list[int] = []
-    reuse: Cache | None = None
-    for number, fact in enumerate(facts):
-        tokens, value = reader.answer(fact)
-        for question in fact.questions[1:]:
-            texts.append(reader.read(reader.prompt(question), tokens, value, number, fact.group))
-            prompt = reader.prompt(question, facts)
-            [reuse] = model.start([prompt], [reuse])
-            more = {} if reuse is None else {"reuse": reuse.fork()}
-            primed.append(reader.read(prompt, tokens, value, number, fact.group, **more))
-            cost.append(primed[-1].prompt - texts[-1].prompt)
-    print(f"facts read after {perf_counter() - begun:.0f} s", flush=True)
-    for number, question in enumerate(questions):
-        prompt = reader.prompt(question)
-        tokens = reader.greedy(model, prompt)
-        texts.append(reader.read(prompt, tokens, slice(0, 0), number, "unknown"))
-        prompt = reader.prompt(question, facts)
-        [reuse] = model.start([prompt], [reuse])
-        more = {} if reuse is None else {"reuse": reuse.fork()}
-        primed.append(reader.read(prompt, tokens, slice(0, 0), number, "unknown", **more))
-    print(f"all read after {perf_counter() - begun:.0f} s", flush=True)
+    print(f"{len(facts)} facts, {len(owners)} contexts", flush=True)
     fit = [text for text in texts if text.fact % 2 == 0]
     rest = [text for text in texts if text.fact % 2 == 1]
 
@@ -306,7 +333,7 @@ def main() -> None:
     default = {"centred": centred}
     found: list[tuple[float, bool, dict[str, float]]] = []
     for knows, least, alpha, floor in product((False, True), LEAST, ALPHAS, FLOORS):
-        if perf_counter() - begun > 0.65 * given.seconds:
+        if perf_counter() - begun > 0.45 * given.seconds:
             print("the sweep was stopped by --seconds", flush=True)
             break
         options = default | {"least": least, "alpha": alpha, "floor": floor}
@@ -328,13 +355,14 @@ def main() -> None:
     show("caad, published values, told", guided(rest, stores[layer, True], **default), plain)
     show(f"caad, told, floor, {strict}", guided(rest, stores[layer, True], **strict), plain)
     show(f"caad, told, {chosen}", guided(rest, stores[layer, True], **chosen), plain)
+    cost = sum(p.prompt - t.prompt for p, t in zip(primed, texts, strict=True)) / len(texts)
     source = stores[layer, True]
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
     mixed = replace(source, tokens=source.tokens[order], logits=source.logits[order])
     show("caad, told, logits of other contexts", guided(rest, mixed, **chosen), plain)
     facing = [text for text in primed if text.fact % 2 == 1]
     show("all facts in the prompt", judged(facing, [text.logits for text in facing]), plain)
-    print(f"the prompt has {sum(cost) / len(cost):.0f} more tokens; load {os.getloadavg()}")
+    print(f"the prompt has {cost:.0f} more tokens; load {os.getloadavg()}")
     print("\n| least | value known | unknown: unchanged |")
     print("|---|---|---|")
     for least in LEAST:
@@ -351,6 +379,7 @@ def main() -> None:
         ),
         "all facts in the prompt": (model, True),
     }
+    [reuse] = model.start([reader.prompt(facts[0].questions[0], facts)])
     written: dict[str, list[float]] = {name: [] for name in systems}
     spent: dict[str, float] = dict.fromkeys(systems, 0.0)
     names: list[str] = []
@@ -361,7 +390,7 @@ def main() -> None:
         for name, (one, primes) in systems.items():
             prompt = reader.prompt(fact.questions[1 + number // 2 % 2], facts if primes else ())
             start = process_time()
-            tokens = reader.greedy(one, prompt, reuse.fork() if primes and reuse else None)
+            tokens = reader.greedy(one, prompt, reuse.fork() if primes else None)
             spent[name] += process_time() - start
             text = generator.tokenizer.decode(tokens)
             written[name].append(float(fact.value.lower() in text.lower()))

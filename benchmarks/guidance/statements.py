@@ -31,8 +31,8 @@ LISTS: dict[str, tuple[str, str]] = {
     "The currency of {} is the": (
         "currencies",
         "Japan yen; India rupee; Russia ruble; Poland zloty; Mexico peso; Brazil real; "
-        "Sweden krona; Turkey lira; Israel shekel; South_Africa rand; Thailand baht; South_Korea won; "
-        "Hungary forint; Switzerland franc; Vietnam dong; Canada dollar; "
+        "Sweden krona; Turkey lira; Israel shekel; South_Africa rand; Thailand baht; "
+        "South_Korea won; Hungary forint; Switzerland franc; Vietnam dong; Canada dollar; "
         "Nigeria naira; China yuan",
     ),
     "{} was written by": (

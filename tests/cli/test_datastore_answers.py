@@ -35,7 +35,8 @@ def test_answers_become_a_store_that_changes_texts(run: Run, file: Path, tmp_pat
     rules = f"caad(store={place},least=0,floor=0)"
     sampling = {"max_new_tokens": 12, "temperature": 0.0}
     guided = outrider.load("tiny", mode="none", guidance=rules).generate("The dog", **sampling)
-    drafted = outrider.load("tiny", guidance=rules).generate("The dog", **sampling)
+    drafting = outrider.load("tiny", guidance=rules, num_speculative_tokens=3, guard="off")
+    drafted = drafting.generate("The dog", **sampling)
     plain = outrider.load("tiny", mode="none").generate("The dog", **sampling)
     assert guided.text == drafted.text != plain.text
     assert drafted.speculation.target.drafted > 0 and str(place) in str(guided.guidance)
