@@ -4,9 +4,10 @@
 
 An answer is right if the sum of its log-probabilities is the largest of four, by the distribution
 of each system; the probability of a token that the mask excludes counts as exp(-1000), as in the
-published code. All systems are computed from the same rows of the model. Intervals draw statements;
-gains are paired with the plain model. Greedy texts are written with and without a repetition
-penalty; `repeated` is the share of 4-grams of tokens that were in the text before.
+published code; endings with equal sums share. All systems are computed from the same rows of the
+model. Intervals draw statements; gains are paired with the plain model. Greedy texts are written
+with and without a repetition penalty; `repeated` is the share of 4-grams of tokens that were in the
+text before.
 """
 
 import argparse
@@ -137,7 +138,8 @@ class Judge:
         sums = [sum(float(known[r + 1, t]) for r, t in zip(*one, strict=True)) for one in places]
         outcome = self.found[name]
         shares = torch.softmax(torch.tensor(sums, dtype=torch.float64), 0)
-        outcome.right.append(float(sums[0] > max(sums[1:])))
+        best = [total for total in sums if total == max(sums)]  # equal ones share
+        outcome.right.append(float(sums[0] == best[0]) / len(best))
         outcome.share.append(float(shares[0]))
         outcome.masked.append(float(sums[0] <= EXCLUDED))
 
