@@ -14,8 +14,10 @@ value. Intervals draw facts, or questions.
 
 import argparse
 import os
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from time import perf_counter, process_time
@@ -35,11 +37,11 @@ from outrider.guidance.retrieval.store import LogitStore, Origin
 from outrider.inputs.given import TextCodec
 from outrider.protocols import Cache, LanguageModel, Segment
 
-LAYERS = (6, 12, 16, 20, 24, 28, 30)
-LEAST = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+LAYERS = (8, 14, 18, 22, 26, 30)
+LEAST = (0.3, 0.5, 0.7, 0.8, 0.9)
 ALPHAS = (0.5, 1.0, 2.0)
-FLOORS = (0.01, 0.0)
-TOKENS = 20
+FLOORS = (0.0, 0.01)
+TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -86,32 +88,38 @@ class Reader:
 
     def __init__(self, model: LanguageModel, codec: TextCodec) -> None:
         assert isinstance(codec, AnswerCodec)
-        self.model, self.codec, self.words = model, codec, codec
+        self.model, self.codec = model, codec
+        self.shared: Cache | None = None
 
     def prompt(self, question: str, facts: Sequence[Fact] = ()) -> Prompt:
         """Return a question, after facts if there are any."""
         told = " ".join(fact.answer for fact in facts)
         return asked(self.codec, f"{told}\n\n{question}" if told else question)
 
-    def read(
-        self,
-        prompt: Prompt,
-        tokens: Sequence[int],
-        value: slice,
-        fact: int,
-        group: str,
-        **more: Cache,
-    ) -> Text:
-        """Read a text after a prompt, all layers at once."""
-        [cache] = self.model.start([prompt], [more.get("reuse")])
+    def after(self, fact: Fact, number: int, question: str, given: Sequence[Fact]) -> Text:
+        """Read the answer of a fact after a question, all layers at once."""
+        tokens, value = self.answer(fact)
+        prompt = self.prompt(question, given)
+        if len(given) > 1:
+            [self.shared] = self.model.start([prompt], [self.shared])
+            cache = self.shared.fork()
+        else:
+            [cache] = self.model.start([prompt])
         assert self.model.hidden_states is not None
         self.model.hidden_states.watch(cache, LAYERS)
         want = as_ids(range(-1, len(tokens)))
         [rows] = self.model.forward([Segment(cache, as_ids(tokens))], [want])
         assert rows.states is not None
-        size = len(prompt.token_ids)
-        ids = torch.tensor(list(tokens))
-        return Text(rows.logits.clone(), rows.states.clone(), ids, value, size, fact, group)
+        ids, size = torch.tensor(tokens), len(prompt.token_ids)
+        return Text(rows.logits.clone(), rows.states.clone(), ids, value, size, number, fact.group)
+
+    def unknown(self, number: int, question: str) -> Text:
+        """Write a greedy answer, and keep its rows."""
+        prompt = self.prompt(question)
+        tokens, logits, states = self.greedy(self.model, prompt, watched=True)
+        size, ids = len(prompt.token_ids), torch.tensor(tokens)
+        both = torch.stack(logits), torch.stack(states, dim=1)
+        return Text(*both, ids, slice(0, 0), size, number, "unknown")
 
     def answer(self, fact: Fact) -> tuple[tuple[int, ...], slice]:
         """Return the tokens of an answer, and where its value is."""
@@ -120,18 +128,64 @@ class Reader:
         assert whole[: len(begin)] == begin, fact
         return whole, slice(len(begin), len(whole) - 1)
 
-    def greedy(self, model: LanguageModel, prompt: Prompt, reuse: Cache | None = None) -> list[int]:
-        """Return the most likely tokens after a prompt."""
-        [cache] = model.start([prompt], [reuse])
-        found: list[int] = []
-        while len(found) < TOKENS:
+    def greedy(
+        self,
+        model: LanguageModel,
+        prompt: Prompt,
+        given: Cache | None = None,
+        watched: bool = False,
+    ) -> tuple[list[int], list[Tensor], list[Tensor]]:
+        """Return the most likely tokens after a prompt; if watched, their rows and states."""
+        [cache] = model.start([prompt], [given])
+        tokens: list[int] = []
+        logits: list[Tensor] = []
+        states: list[Tensor] = []
+        if watched:
+            assert model.hidden_states is not None
+            model.hidden_states.watch(cache, LAYERS)
+        while len(tokens) < TOKENS:
             [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids((-1,))])
             token = int(rows.logits[0].argmax())
+            if watched:
+                assert rows.states is not None
+                logits.append(rows.logits[0].clone())
+                states.append(rows.states[:, 0].clone())
+            tokens.append(token)
             if token in model.info.end_ids:
                 break
-            found.append(token)
             cache.commit([token])
-        return found
+        return tokens, logits, states
+
+
+class Record:
+    """What was read, appended to a file as it goes, so that a later run goes on from there.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[tuple[str, str], Text] = {}
+        if path.exists():
+            good = 0
+            with path.open("rb") as file:
+                while True:
+                    try:
+                        key, text = pickle.load(file)
+                    except (EOFError, pickle.UnpicklingError):
+                        break
+                    self.found[key] = text
+                    good = file.tell()
+            os.truncate(path, good)
+
+    def get(self, kind: str, question: str, read: Callable[[], Text]) -> Text:
+        """Return a text of the file, or read it now."""
+        if (kind, question) not in self.found:
+            text = self.found[kind, question] = read()
+            with self.path.open("ab") as file:
+                pickle.dump(((kind, question), text), file)
+        return self.found[kind, question]
 
 
 @dataclass
@@ -143,7 +197,7 @@ class Reads:
         logits: of them, by the model that is told the answer (True) or not.
         owners: the fact of each context.
         texts: held-out wordings with their answers, and unknown questions with greedy answers.
-        primed: the same texts after all facts in the prompt.
+        primed: those that judge, after all facts in the prompt.
     """
 
     states: Tensor
@@ -153,37 +207,39 @@ class Reads:
     primed: list[Text]
 
 
-def read_all(reader: "Reader", facts: Sequence[Fact], questions: Sequence[str]) -> Reads:
+def read_all(
+    reader: "Reader", record: Record, facts: Sequence[Fact], questions: Sequence[str]
+) -> Reads:
     """Read the store, the held-out wordings, and the unknown questions."""
     states: list[Tensor] = []
     logits: dict[bool, list[Tensor]] = {False: [], True: []}
     owners: list[str] = []
     for number, fact in enumerate(facts):
-        tokens, value = reader.answer(fact)
         for knows in (False, True):
-            prompt = reader.prompt(fact.questions[0], [fact] if knows else ())
-            text = reader.read(prompt, tokens, value, number, fact.group)
+            given = [fact] if knows else []
+            kind = "told" if knows else "own"
+            text = record.get(
+                kind,
+                fact.questions[0],
+                partial(reader.after, fact, number, fact.questions[0], given),
+            )
             logits[knows].append(text.logits.float())
             if not knows:
                 states.append(text.states.float())
-                owners += [f"{fact.group} {number}"] * (len(tokens) + 1)
+                owners += [f"{fact.group} {number}"] * len(text.logits)
     texts: list[Text] = []
     primed: list[Text] = []
-    reuse: Cache | None = None
-    asked_for = [(number, q, fact) for number, fact in enumerate(facts) for q in fact.questions[1:]]
-    for number, question, fact in (*asked_for, *((n, q, None) for n, q in enumerate(questions))):
-        short = reader.prompt(question)
-        if fact is None:
-            tokens, value = tuple(reader.greedy(reader.model, short)), slice(0, 0)
-        else:
-            tokens, value = reader.answer(fact)
-        group = fact.group if fact is not None else "unknown"
-        texts.append(reader.read(short, tokens, value, number, group))
-        prompt = reader.prompt(question, facts)
-        [reuse] = reader.model.start([prompt], [reuse])
-        primed.append(reader.read(prompt, tokens, value, number, group, reuse=reuse.fork()))
-        if len(texts) % 20 == 0:
-            print(f"{len(texts)} texts", flush=True)
+    for number, fact in enumerate(facts):
+        # One wording chooses; two judge.
+        for question in fact.questions[1 : 2 + number % 2]:
+            texts.append(
+                record.get("text", question, partial(reader.after, fact, number, question, []))
+            )
+            if number % 2:
+                read = partial(reader.after, fact, number, question, facts)
+                primed.append(record.get("primed", question, read))
+    for number, question in enumerate(questions):
+        texts.append(record.get("unknown", question, partial(reader.unknown, number, question)))
     both = {knows: torch.cat(part) for knows, part in logits.items()}
     return Reads(torch.cat(states, dim=1), both, owners, texts, primed)
 
@@ -262,7 +318,7 @@ def separation(
     far: list[float] = []
     for text in texts:
         if text.group == "unknown":
-            for state in text.states[layer][:-1]:
+            for state in text.states[layer]:
                 far.append(float(memory.similarities(state).max()))
             continue
         alike = memory.similarities(text.states[layer][text.value.start])
@@ -277,9 +333,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("--trivia", type=Path, required=True, help="OpenTriviaQA, JSON lines")
-    parser.add_argument("--real", type=int, default=10)
-    parser.add_argument("--unrelated", type=int, default=14)
-    parser.add_argument("--reads", type=Path, required=True, help="keeps what was read, 1 GB")
+    parser.add_argument("--real", type=int, default=4)
+    parser.add_argument("--unrelated", type=int, default=8)
+    parser.add_argument(
+        "--reads", type=Path, required=True, help="keeps what was read; a later run goes on"
+    )
     parser.add_argument("--seconds", type=float, default=560.0)
     given = parser.parse_args()
     begun = perf_counter()
@@ -291,11 +349,7 @@ def main() -> None:
     questions = strangers()
     questions += [f.questions[0] for f in trivia(given.trivia, given.unrelated, given.real)]
 
-    if given.reads.exists():
-        reads = torch.load(given.reads, weights_only=False)
-    else:
-        reads = read_all(reader, facts, questions)
-        torch.save(reads, given.reads)
+    reads = read_all(reader, Record(given.reads), facts, questions)
     print(f"all read after {perf_counter() - begun:.0f} s, load {os.getloadavg()}", flush=True)
     begun = perf_counter()
     owners, texts, primed = reads.owners, reads.texts, reads.primed
@@ -332,7 +386,7 @@ def main() -> None:
     plain = judged(rest, [text.logits for text in rest])
     default = {"centred": centred}
     found: list[tuple[float, bool, dict[str, float]]] = []
-    for knows, least, alpha, floor in product((False, True), LEAST, ALPHAS, FLOORS):
+    for knows, floor, alpha, least in product((True, False), FLOORS, ALPHAS, LEAST):
         if perf_counter() - begun > 0.45 * given.seconds:
             print("the sweep was stopped by --seconds", flush=True)
             break
@@ -340,9 +394,9 @@ def main() -> None:
         score = guided(fit, stores[layer, knows], **options)
         found.append((total(score), knows, options))
     found.sort(key=lambda one: -one[0])
-    own = next(options for _, knows, options in found if not knows)
+    own_options = next((o for _, knows, o in found if not knows), default)
     chosen = next(options for _, knows, options in found if knows)
-    strict = next(options for _, knows, options in found if knows and options["floor"])
+    strict = next((o for _, knows, o in found if knows and o["floor"]), default)
     for value, knows, options in found[:6]:
         print(f"fit: {value:.3f}, told {knows}, {options}")
     swept = chosen | {"floor": 0.0}
@@ -351,17 +405,19 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     show("plain", plain)
     show("caad, published values, own logits", guided(rest, stores[layer, False], **default), plain)
-    show(f"caad, own logits, {own}", guided(rest, stores[layer, False], **own), plain)
+    show(
+        f"caad, own logits, {own_options}", guided(rest, stores[layer, False], **own_options), plain
+    )
     show("caad, published values, told", guided(rest, stores[layer, True], **default), plain)
     show(f"caad, told, floor, {strict}", guided(rest, stores[layer, True], **strict), plain)
     show(f"caad, told, {chosen}", guided(rest, stores[layer, True], **chosen), plain)
-    cost = sum(p.prompt - t.prompt for p, t in zip(primed, texts, strict=True)) / len(texts)
+    shorter = [text.prompt for text in rest if text.group != "unknown"]
+    cost = sum(p.prompt - size for p, size in zip(primed, shorter, strict=True)) / len(primed)
     source = stores[layer, True]
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
     mixed = replace(source, tokens=source.tokens[order], logits=source.logits[order])
     show("caad, told, logits of other contexts", guided(rest, mixed, **chosen), plain)
-    facing = [text for text in primed if text.fact % 2 == 1]
-    show("all facts in the prompt", judged(facing, [text.logits for text in facing]), plain)
+    show("all facts in the prompt", judged(primed, [text.logits for text in primed]), plain)
     print(f"the prompt has {cost:.0f} more tokens; load {os.getloadavg()}")
     print("\n| least | value known | unknown: unchanged |")
     print("|---|---|---|")
@@ -379,7 +435,6 @@ def main() -> None:
         ),
         "all facts in the prompt": (model, True),
     }
-    [reuse] = model.start([reader.prompt(facts[0].questions[0], facts)])
     written: dict[str, list[float]] = {name: [] for name in systems}
     spent: dict[str, float] = dict.fromkeys(systems, 0.0)
     names: list[str] = []
@@ -390,7 +445,7 @@ def main() -> None:
         for name, (one, primes) in systems.items():
             prompt = reader.prompt(fact.questions[1 + number // 2 % 2], facts if primes else ())
             start = process_time()
-            tokens = reader.greedy(one, prompt, reuse.fork() if primes else None)
+            tokens = reader.greedy(one, prompt, reader.shared if primes else None)[0]
             spent[name] += process_time() - start
             text = generator.tokenizer.decode(tokens)
             written[name].append(float(fact.value.lower() in text.lower()))

@@ -220,14 +220,14 @@ def main() -> None:
     assert codec is not None and model.layered is not None
     count = model.layered.num_layers
     middle = count // 2
-    fixed = (2, middle // 2 + 1, middle, count - count // 4, count - 1)
+    fixed = (middle // 2 + 1, middle)
     systems = {
         "low": Dola(half="low"),
         "high": Dola(half="high"),
         "low, no mask": Dola(half="low", alpha=0.0),
         "high, no mask": Dola(half="high", alpha=0.0),
         **{f"layer {layer} only": Dola(layers=(layer,)) for layer in fixed},
-        **{f"layer {layer} only, no mask": Dola(layers=(layer,), alpha=0.0) for layer in fixed},
+        f"layer {middle} only, no mask": Dola(layers=(middle,), alpha=0.0),
     }
     judge = Judge(model, codec, systems)
     topics: list[str] = []
