@@ -38,8 +38,12 @@ from outrider.inputs.given import TextCodec
 from outrider.protocols import Cache, LanguageModel, Segment
 
 LAYERS = (8, 14, 18, 22, 26, 30)
-LEAST = (0.3, 0.5, 0.7, 0.8, 0.9)
-ALPHAS = (0.5, 1.0, 2.0)
+LEAST = (0.5, 0.7, 0.8, 0.9)
+ALPHAS = (0.5, 2.0, 4.0, 8.0)
+KINDS = ("told", "answer", "own")
+"""Logits of the model that was told the answer; the token of the answer alone; the model's own."""
+SURE = 20.0
+"""Logit of the token of the answer, above all others."""
 FLOORS = (0.0, 0.01)
 TOKENS = 12
 
@@ -194,17 +198,19 @@ class Reads:
 
     Attributes:
         states: of the contexts of the store, by layer.
-        logits: of them, by the model that is told the answer (True) or not.
+        logits: of them, for each of `KINDS`.
         owners: the fact of each context.
         texts: held-out wordings with their answers, and unknown questions with greedy answers.
         primed: those that judge, after all facts in the prompt.
+        alone: the stored wordings, each after its own fact.
     """
 
     states: Tensor
-    logits: dict[bool, Tensor]
+    logits: dict[str, Tensor]
     owners: list[str]
     texts: list[Text]
     primed: list[Text]
+    alone: list[Text]
 
 
 def read_all(
@@ -212,21 +218,22 @@ def read_all(
 ) -> Reads:
     """Read the store, the held-out wordings, and the unknown questions."""
     states: list[Tensor] = []
-    logits: dict[bool, list[Tensor]] = {False: [], True: []}
+    logits: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     owners: list[str] = []
+    alone: list[Text] = []
     for number, fact in enumerate(facts):
-        for knows in (False, True):
-            given = [fact] if knows else []
-            kind = "told" if knows else "own"
-            text = record.get(
-                kind,
-                fact.questions[0],
-                partial(reader.after, fact, number, fact.questions[0], given),
-            )
-            logits[knows].append(text.logits.float())
-            if not knows:
-                states.append(text.states.float())
-                owners += [f"{fact.group} {number}"] * len(text.logits)
+        question = fact.questions[0]
+        own = record.get("own", question, partial(reader.after, fact, number, question, []))
+        told = record.get("told", question, partial(reader.after, fact, number, question, [fact]))
+        logits["own"].append(own.logits.float())
+        logits["told"].append(told.logits.float())
+        answer = torch.zeros_like(own.logits.float())
+        end = torch.tensor(reader.model.info.end_ids[:1])
+        answer[torch.arange(len(answer)), torch.cat([own.tokens, end])] = SURE
+        logits["answer"].append(answer)
+        states.append(own.states.float())
+        owners += [f"{fact.group} {number}"] * len(own.logits)
+        alone.append(told)
     texts: list[Text] = []
     primed: list[Text] = []
     for number, fact in enumerate(facts):
@@ -240,8 +247,8 @@ def read_all(
                 primed.append(record.get("primed", question, read))
     for number, question in enumerate(questions):
         texts.append(record.get("unknown", question, partial(reader.unknown, number, question)))
-    both = {knows: torch.cat(part) for knows, part in logits.items()}
-    return Reads(torch.cat(states, dim=1), both, owners, texts, primed)
+    both = {kind: torch.cat(part) for kind, part in logits.items()}
+    return Reads(torch.cat(states, dim=1), both, owners, texts, primed, alone)
 
 
 def judged(texts: Sequence[Text], rows: Sequence[Tensor]) -> Score:
@@ -328,6 +335,10 @@ def separation(
     return sum(right) / len(right), middle[0], middle[1]
 
 
+def _own_rows(texts: Sequence[Text]) -> tuple[Sequence[Text], list[Tensor]]:
+    return texts, [text.logits for text in texts]
+
+
 def main() -> None:
     """Read everything once, choose on one half, judge on the other."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -354,20 +365,20 @@ def main() -> None:
     begun = perf_counter()
     owners, texts, primed = reads.owners, reads.texts, reads.primed
     stores = {
-        (layer, knows): stored(
+        (layer, kind): stored(
             reads.states[n],
-            reads.logits[knows],
+            reads.logits[kind],
             Origin(
                 model=model.info.fingerprint,
                 tokenizer=reader.codec.fingerprint,
                 vocab_size=model.info.vocab_size,
                 layer=layer,
                 answers=len(facts),
-                told=knows,
+                told=kind == "told",
             ),
         )
         for n, layer in enumerate(LAYERS)
-        for knows in (False, True)
+        for kind in KINDS
     }
     print(f"{len(facts)} facts, {len(owners)} contexts", flush=True)
     fit = [text for text in texts if text.fact % 2 == 0]
@@ -377,7 +388,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     best: tuple[float, int, bool] = (-9.0, 0, False)
     for layer, centred in product(LAYERS, (False, True)):
-        right, near, far = separation(fit, stores[layer, True], owners, centred=centred)
+        right, near, far = separation(fit, stores[layer, "told"], owners, centred=centred)
         best = max(best, (right + near - far, layer, centred))
         print(f"| {layer} | {centred} | {right:.2f} | {near:.2f} | {far:.2f} |", flush=True)
     _, layer, centred = best
@@ -385,54 +396,56 @@ def main() -> None:
 
     plain = judged(rest, [text.logits for text in rest])
     default = {"centred": centred}
-    found: list[tuple[float, bool, dict[str, float]]] = []
-    for knows, floor, alpha, least in product((True, False), FLOORS, ALPHAS, LEAST):
-        if perf_counter() - begun > 0.45 * given.seconds:
-            print("the sweep was stopped by --seconds", flush=True)
+    found: dict[str, list[tuple[float, dict[str, float]]]] = {kind: [] for kind in KINDS}
+    sweep = product(KINDS, FLOORS, (1, 5), ALPHAS, LEAST)
+    for number, (kind, floor, nearest, alpha, least) in enumerate(sweep):
+        if perf_counter() - begun > 0.6 * given.seconds:
+            print(f"the sweep was stopped by --seconds after {number} settings", flush=True)
             break
-        options = default | {"least": least, "alpha": alpha, "floor": floor}
-        score = guided(fit, stores[layer, knows], **options)
-        found.append((total(score), knows, options))
-    found.sort(key=lambda one: -one[0])
-    own_options = next((o for _, knows, o in found if not knows), default)
-    chosen = next(options for _, knows, options in found if knows)
-    strict = next((o for _, knows, o in found if knows and o["floor"]), default)
-    for value, knows, options in found[:6]:
-        print(f"fit: {value:.3f}, told {knows}, {options}")
-    swept = chosen | {"floor": 0.0}
-
+        options = default | {"least": least, "alpha": alpha, "floor": floor, "nearest": nearest}
+        found[kind].append((total(guided(fit, stores[layer, kind], **options)), options))
+    best_of = {kind: max(some, key=lambda one: one[0]) for kind, some in found.items() if some}
+    for kind, (value, options) in best_of.items():
+        print(f"chosen: {kind}, {value:.3f}, {options}", flush=True)
+    chosen = best_of["told"][1]
     print("\n| system | group | value known | whole answer | probability | gain over plain |")
     print("|---|---|---|---|---|---|")
     show("plain", plain)
-    show("caad, published values, own logits", guided(rest, stores[layer, False], **default), plain)
-    show(
-        f"caad, own logits, {own_options}", guided(rest, stores[layer, False], **own_options), plain
-    )
-    show("caad, published values, told", guided(rest, stores[layer, True], **default), plain)
-    show(f"caad, told, floor, {strict}", guided(rest, stores[layer, True], **strict), plain)
-    show(f"caad, told, {chosen}", guided(rest, stores[layer, True], **chosen), plain)
+    for kind in ("own", "told"):
+        show(f"caad, published values, {kind}", guided(rest, stores[layer, kind], **default), plain)
+    for kind, (_, options) in best_of.items():
+        show(f"caad, chosen, {kind}", guided(rest, stores[layer, kind], **options), plain)
     shorter = [text.prompt for text in rest if text.group != "unknown"]
     cost = sum(p.prompt - size for p, size in zip(primed, shorter, strict=True)) / len(primed)
-    source = stores[layer, True]
+    source = stores[layer, "told"]
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
     mixed = replace(source, tokens=source.tokens[order], logits=source.logits[order])
-    show("caad, told, logits of other contexts", guided(rest, mixed, **chosen), plain)
+    show("caad, chosen, told, logits of other contexts", guided(rest, mixed, **chosen), plain)
     show("all facts in the prompt", judged(primed, [text.logits for text in primed]), plain)
+    show("stored wordings, their fact in the prompt", judged(*_own_rows(reads.alone)))
     print(f"the prompt has {cost:.0f} more tokens; load {os.getloadavg()}")
-    print("\n| least | value known | unknown: unchanged |")
-    print("|---|---|---|")
-    for least in LEAST:
-        score = guided(rest, source, **(swept | {"least": least}))
+    print("\n| least | logits | value known | probability of it | unknown: unchanged |")
+    print("|---|---|---|---|---|")
+    for kind, least in product(best_of, LEAST):
+        score = guided(rest, stores[layer, kind], **(best_of[kind][1] | {"least": least}))
+        chance = sum(score.chance) / len(score.chance)
+        known = told(score.known, score.facts)
         print(
-            f"| {least} | {told(score.known, score.facts)} | {told(score.unchanged)} |", flush=True
+            f"| {least} | {kind} | {known} | {chance:.3f} | {told(score.unchanged)} |", flush=True
         )
 
     systems: dict[str, tuple[LanguageModel, bool]] = {
         "plain": (model, False),
-        "caad, told": (
-            Caad(store=source, **chosen).build(Parts(target=model, models={})),  # type: ignore[arg-type]
-            False,
-        ),
+        **{
+            f"caad, {kind}": (
+                Caad(store=stores[layer, kind], **best_of[kind][1]).build(  # type: ignore[arg-type]
+                    Parts(target=model, models={})
+                ),
+                False,
+            )
+            for kind in best_of
+            if kind != "own"
+        },
         "all facts in the prompt": (model, True),
     }
     written: dict[str, list[float]] = {name: [] for name in systems}

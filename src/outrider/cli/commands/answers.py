@@ -18,7 +18,7 @@ def answers(
         str, typer.Option(help="The target: a family, a known model, a folder or a hub name.")
     ],
     layer: Annotated[
-        int | None, typer.Option(help="Layer that describes contexts. Default: 3/4 of them.")
+        int | None, typer.Option(help="Layer that describes contexts. Default: 7/8 of all.")
     ] = None,
     told: Annotated[
         bool, typer.Option("--told", help="Take logits of the target that was told the answer.")
