@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from outrider.core.types import Prompt
 from outrider.guidance.recipe import Parts, Recipe
+from outrider.guidance.retrieval.building import read_after, stored
+from outrider.guidance.retrieval.store import LogitStore, Origin
 from outrider.protocols import LanguageModel
 from outrider.strategy.catalogue import names, record
 from outrider.testing import check_guidance
@@ -22,6 +25,17 @@ TEXTS = [
     for ids in PROMPTS[:3]
 ]
 """Prompts that each have another one."""
+
+
+def contexts(model: LanguageModel) -> LogitStore:
+    """A store of what the model says after the prompts and after some tokens that follow them."""
+    read = [read_after(model, text, (6, 1, 3), 1) for text in TEXTS]
+    states = torch.cat([rows.states[0].float() for rows in read if rows.states is not None])
+    logits = torch.cat([rows.logits.float() for rows in read])
+    info = model.info
+    origin = Origin(model=info.fingerprint, tokenizer="words", vocab_size=info.vocab_size, layer=1)
+    # Each context says what another one does, so that texts change.
+    return stored(states, logits.roll(1, dims=0), origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +59,10 @@ CASES = {
     ),
     "foreal": Case(
         options=lambda family: {"weak": family.draft, "lead": 2}, neutral={"lead": 10**6}
+    ),
+    "caad": Case(
+        options=lambda family: {"store": contexts(family.target), "alpha": 2.0, "floor": 0.0},
+        neutral={"alpha": 0.0},
     ),
     "two-prompt": Case(options=lambda family: {}, neutral={"strength": 0.0}),
     "lm-guidance": Case(

@@ -105,6 +105,7 @@ GUIDANCE = (
     "guidance.routing.foreal",
     "guidance.prompts.uscd",
     "guidance.prompts.lqcd",
+    "guidance.retrieval.caad",
 )
 """Modules of guidance methods, which change the target's distribution."""
 

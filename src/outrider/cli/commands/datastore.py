@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.cli.commands.answers import answers
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import CheckpointError, OptionError, nearest
 from outrider.inputs.documents.corpora import CorpusFiles, corpus_files, read_documents
@@ -32,6 +33,7 @@ datastore = typer.Typer(
     "  outrider datastore build notes.txt --out store --tokenizer tiny",
     no_args_is_help=True,
 )
+datastore.command()(answers)
 
 
 @datastore.command()

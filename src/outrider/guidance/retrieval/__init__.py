@@ -1,0 +1,1 @@
+"""Guidance that adds what was stored for similar contexts."""
