@@ -45,6 +45,10 @@ CASES = {
     "foreal": Case(
         options=lambda family: {"weak": family.draft, "lead": 2}, neutral={"lead": 10**6}
     ),
+    "fs-gen": Case(
+        options=lambda family: {"small": family.draft, "slow": "contrast", "beta": 1.5},
+        neutral={"router": "always", "slow": "oracle"},
+    ),
     "two-prompt": Case(options=lambda family: {}, neutral={"strength": 0.0}),
     "lm-guidance": Case(
         options=lambda family: {"model": family.draft}, neutral={"beta": 0.0, "weight": 0.0}

@@ -102,6 +102,7 @@ GUIDANCE = (
     "guidance.classifier_free",
     "guidance.lm_guidance",
     "guidance.routing.foreal",
+    "guidance.routing.fs_gen",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
