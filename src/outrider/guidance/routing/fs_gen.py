@@ -122,7 +122,7 @@ class FsGen(Recipe):
         return {} if self.adapter is None else {"tuned": self.adapter}
 
     def build(self, parts: Parts) -> LanguageModel:
-        """Return the pair of models. Raises `OptionError` if the file of the router is not valid."""
+        """Return the pair of models. Raises `OptionError` if the router's file is not valid."""
         models = parts.target, *(parts.models[role] for role in self.models())
         sources = [Source(model=model) for model in models]
         return Mixed(sources, Asking(self, self._asks()), str(self))

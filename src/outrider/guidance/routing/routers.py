@@ -20,7 +20,7 @@ FEATURES = 10
 def top_probs(
     logits: Float[Tensor, "rows vocab"], count: int = FEATURES
 ) -> Float[Tensor, "rows count"]:
-    """Return the largest probabilities of each row, descending; 0 where the vocabulary is smaller."""
+    """Return the largest probabilities of each row, descending; 0 for tokens that do not exist."""
     wide = logits if logits.dtype is torch.float64 else logits.float()
     probs = torch.softmax(wide, dim=-1)
     top = probs.topk(min(count, probs.shape[-1]), dim=-1).values
@@ -85,9 +85,7 @@ class Machine:
 
     def save(self, path: Path) -> None:
         """Write the machine to an `.npz` file."""
-        np.savez(
-            path, vectors=self.vectors, weights=self.weights, gamma=self.gamma, bias=self.bias
-        )
+        np.savez(path, vectors=self.vectors, weights=self.weights, gamma=self.gamma, bias=self.bias)
 
     @classmethod
     def load(cls, path: Path) -> "Machine":

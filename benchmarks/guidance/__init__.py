@@ -1,0 +1,1 @@
+"""Guidance methods on small models, beside baselines at an equal budget."""
