@@ -114,6 +114,12 @@ def test_the_reported_mismatch_rate_is_the_share_of_routed_steps_that_changed_th
     assert found.frequency == sum(loop.routed) / 40
 
 
+def test_thresholds_that_are_not_given_are_those_of_the_description() -> None:
+    assert text(built()) == text(built(threshold=0.5)) != text(built(threshold=0.8))
+    gaps = [text(built(router="gap", **given)) for given in ({}, {"threshold": 0.15})]
+    assert gaps[0] == gaps[1] != text(built(router="gap", threshold=0.3))
+
+
 def test_without_a_routed_step_the_rates_are_zero() -> None:
     for output in ((), (3, 4)):
         found = steps_of(built(router="never"), PROMPT, output)
