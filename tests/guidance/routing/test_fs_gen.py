@@ -115,9 +115,14 @@ def test_the_reported_mismatch_rate_is_the_share_of_routed_steps_that_changed_th
 
 
 def test_thresholds_that_are_not_given_are_those_of_the_description() -> None:
-    assert text(built()) == text(built(threshold=0.5)) != text(built(threshold=0.8))
-    gaps = [text(built(router="gap", **given)) for given in ({}, {"threshold": 0.15})]
-    assert gaps[0] == gaps[1] != text(built(router="gap", threshold=0.3))
+    written = text(SMALL)
+
+    def routed(**options: Any) -> list[bool]:
+        return steps_of(built(**options), PROMPT, written).routed.tolist()
+
+    assert routed() == routed(threshold=0.5) != routed(threshold=0.55)
+    gaps = [routed(router="gap", **given) for given in ({}, {"threshold": 0.15})]
+    assert gaps[0] == gaps[1] != routed(router="gap", threshold=0.2)
 
 
 def test_without_a_routed_step_the_rates_are_zero() -> None:
@@ -294,5 +299,7 @@ def test_an_adapter_is_that_of_a_second_copy_of_the_small_model() -> None:
     recipe = FsGen(small="small", slow="proxy", adapter="lora")
     assert dict(recipe.models()) == {"small": "small", "tuned": "small"}
     assert dict(recipe.adapters()) == {"tuned": "lora"}
+    recipe = FsGen(small="small", slow="proxy", tuned="other")
+    assert dict(recipe.models()) == {"small": "small", "tuned": "other"}
     assert dict(FsGen(small="small").models()) == {"small": "small"}
     assert dict(FsGen(small="small").adapters()) == {}

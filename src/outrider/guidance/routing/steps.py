@@ -53,8 +53,6 @@ def steps_of(model: LanguageModel, prompt: Prompt, output: Sequence[int]) -> Ste
     """
     if not isinstance(model, Mixed) or not isinstance(model.mixer, Asking):
         raise TypeError(f"{model.info.name} is not guided by fs-gen")
-    if not output:
-        return Steps(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))
     fast = _rows(model.sources[1].model, prompt, output)
     mixed = _rows(model, prompt, output)
     routed = model.mixer.asks(fast).cpu()
@@ -64,7 +62,7 @@ def steps_of(model: LanguageModel, prompt: Prompt, output: Sequence[int]) -> Ste
 
 def _rows(model: LanguageModel, prompt: Prompt, output: Sequence[int]) -> torch.Tensor:
     [cache] = model.start([prompt])
-    last = len(output) - 1
-    segment = Segment(cache, as_ids(output[:last]))
-    [rows] = model.forward([segment], [as_ids(range(-1, last))])
+    [rows] = model.forward(
+        [Segment(cache, as_ids(output[:-1]))], [as_ids(range(-1, len(output) - 1))]
+    )
     return rows.logits
