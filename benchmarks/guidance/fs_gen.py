@@ -6,8 +6,9 @@ All texts are greedy. First the target's own texts: at which tokens the small mo
 written another one (the collaboration frequency of the paper, arXiv 2406.12295), by place, and by
 the ratio of parameters for the three pairs of tiers. Then each router, beside one that asks at
 random equally often (the idea switched off): how many of its tokens are those that the target would
-have chosen, and the loss of the text under the target. Intervals draw prompts. The machine is
-trained on other prompts (`train_router.py`) and left out without scikit-learn.
+have chosen, and the loss of the text under the target. Last, how often the target is read if the
+small model drafts for it. Intervals draw prompts. The machine is trained on other prompts
+(`train_router.py`) and left out without scikit-learn.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from benchmarks.guidance.train_router import fitted
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.search.intervals import difference, shown
 
+from outrider import load
 from outrider.core.types import Prompt
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Gate, Mask
@@ -197,6 +199,27 @@ def routed(tiny: Family, given: argparse.Namespace, truth: Sequence[Text], end: 
             break
 
 
+def drafted(tiny: Family, truth: Sequence[Text], tokens: int) -> None:
+    """Print how often the target is read if the small model drafts: the paper's third slow side."""
+    generator = load(
+        tiny.models["target"],
+        draft=tiny.models["draft"],
+        drafter="model",
+        num_speculative_tokens=5,
+        guard="off",
+        tokenizer=tiny.codec,
+    )
+    shares, same = [], 0
+    for prompt, text in truth:
+        found = generator.generate(prompt, max_new_tokens=tokens, temperature=0.0)
+        shares.append(found.speculation.target.forwards / len(found.token_ids))
+        same += tuple(found.token_ids) == text
+    print(
+        f"drafting with the small model, 5 tokens: {percent(bootstrap(shares))} forwards of the"
+        f" target a token, {same} of {len(truth)} texts are the target's"
+    )
+
+
 def main() -> None:
     """Write, judge, and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -213,6 +236,7 @@ def main() -> None:
     scaling(tiny, texts)
     places(tiny, texts["target"])
     routed(tiny, given, texts["target"], end)
+    drafted(tiny, texts["target"], given.tokens)
     print(f"{len(prompts)} prompts; load average {os.getloadavg()[0]:.1f}")
 
 
