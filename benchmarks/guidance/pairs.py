@@ -44,7 +44,7 @@ class Counted(ModelWrapper):
 
     def start(self, prompts: Sequence[Prompt], reuse: Any = None) -> list[Cache]:
         """Read prompts."""
-        return self.inner.start(prompts, reuse)
+        return list(self.inner.start(prompts, reuse))
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Read segments, and count their tokens."""
