@@ -9,7 +9,7 @@ in the same order. `measure` computes losses on held-out documents, nats a token
 target steered by the draft model with and without its adapter (`proxy-tuning`, arXiv 2401.08565),
 the tuned draft model alone, and the target with an adapter of its own, which is the most that can
 be gained. The strength is chosen on one half of the documents and judged on the other. Intervals
-draw documents. Of `split`, only the answers are judged.
+draw documents.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from outrider.models.loading import load_model
 from outrider.models.sources.families import family
 from outrider.protocols import LanguageModel
 from outrider.training.core.corpus import read_records
-from outrider.training.core.formats import FORMATS, question
+from outrider.training.core.formats import FORMATS
 
 SETS = {
     "code": ("python_code/train.jsonl.zst", "python_code/val.jsonl.zst", "code"),
@@ -44,43 +44,23 @@ SETS = {
         "synthetic_persona_chat/test.jsonl.zst",
         "dialogue",
     ),
-    "split": ("wiki_split/train.jsonl.zst", "wiki_split/test.jsonl.zst", "split"),
 }
-"""Files of training and of held-out documents, and their format; the family has seen the training
-files of the first two, and not the third."""
+"""Files of training and of held-out documents, and their format."""
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
-"""A document: what is given, and what is judged."""
-
-
-def split(record: dict[str, Any]) -> tuple[str, str]:
-    """Return a long sentence as a question, and the two short ones that say the same."""
-    whole = question(f"Split this sentence into two.\n\n{record['complex']}", "|")
-    given, _, after = whole.rpartition("|")
-    return given, " ".join(record["simple"]) + after
-
-
-def encoded(codec: Any, path: Path, kind: str) -> list[Pair]:
-    """Return the documents of a file as tokens; texts without a question begin with a token."""
-    if kind == "split":
-        texts = (split(record) for record in read_records(path))
-        return [(tuple(codec.encode(a)), tuple(codec.encode(b))) for a, b in texts]
+def encoded(codec: Any, path: Path, kind: str) -> list[tuple[int, ...]]:
+    """Return the documents of a file as tokens."""
     rng = random.Random(0)
-    ids = [
-        tuple(codec.encode(text))
-        for record in read_records(path)
-        for text in FORMATS[kind](record, rng)
-    ]
-    return [(text[:1], text[1:]) for text in ids]
+    texts = [text for record in read_records(path) for text in FORMATS[kind](record, rng)]
+    return [tuple(codec.encode(text)) for text in texts]
 
 
-def windows(texts: Sequence[Pair], length: int, seed: int = 0) -> torch.Tensor:
+def windows(texts: Sequence[tuple[int, ...]], length: int, seed: int = 0) -> torch.Tensor:
     """Return all documents in random order, end to end, cut into `[windows, length]`."""
     order = list(texts)
     random.Random(seed).shuffle(order)
-    joined = [token for given, judged in order for token in (*given, *judged, 0)]
+    joined = [token for text in order for token in (*text, 0)]
     count = len(joined) // length
     return torch.tensor(joined[: count * length]).view(count, length)
 
@@ -129,9 +109,11 @@ def train(given: argparse.Namespace) -> None:
     print(about)
 
 
-def losses(model: LanguageModel, texts: Sequence[Pair]) -> tuple[list[float], list[float]]:
+def losses(
+    model: LanguageModel, texts: Sequence[tuple[int, ...]]
+) -> tuple[list[float], list[float]]:
     """Return the mean loss of each document, and the share of tokens that are the best ones."""
-    seen = [judged(model, Prompt(token_ids=given), text) for given, text in texts]
+    seen = [judged(model, Prompt(token_ids=text[:1]), text[1:]) for text in texts]
     return [float(one.losses.mean()) for one in seen], [float(one.own.mean()) for one in seen]
 
 
@@ -155,9 +137,8 @@ def measure(given: argparse.Namespace) -> None:
     large, small, tuned = model("target"), model("draft"), model("draft", adapter=True)
     codec = load(folders["target"], mode="none", threads=1).tokenizer
     _, held, kind = SETS[given.set]
-    pairs = encoded(codec, given.data / held, kind)
-    texts = [(asked, text[: given.longest]) for asked, text in pairs if len(text) > given.shortest]
-    texts = texts[: given.number]
+    texts = [text[: given.longest + 1] for text in encoded(codec, given.data / held, kind)]
+    texts = [text for text in texts if len(text) > 32][: given.number]
     chosen_on, judged_on = texts[::2], texts[1::2]
 
     def steered(alpha: float) -> LanguageModel:
@@ -195,7 +176,7 @@ def measure(given: argparse.Namespace) -> None:
         )
     for tier in ("draft", "target"):
         print(tier, (given.folder / tier / "training.json").read_text())
-    count = sum(len(text) for _, text in judged_on)
+    count = sum(map(len, judged_on))
     print(f"{len(judged_on)} documents, {count} tokens; load average {os.getloadavg()[0]:.1f}")
 
 
@@ -214,7 +195,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--number", type=int, default=120)
-    parser.add_argument("--shortest", type=int, default=16)
     parser.add_argument("--longest", type=int, default=512)
     parser.add_argument("--alphas", type=float, nargs="+", default=(0.25, 0.5, 0.75, 1.0, 1.5))
     given = parser.parse_args()
