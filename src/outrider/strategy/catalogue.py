@@ -106,6 +106,7 @@ GUIDANCE = (
     "guidance.prompts.uscd",
     "guidance.prompts.lqcd",
     "guidance.retrieval.caad",
+    "guidance.routing.fs_gen",
 )
 """Modules of guidance methods, which change the target's distribution."""
 
