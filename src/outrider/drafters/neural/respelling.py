@@ -82,7 +82,7 @@ def _begin(tokenizer: Tokenizer, ids: Sequence[int], window: int) -> tuple[int, 
 
     Special tokens are never encoded again.
     """
-    first, special, table = max(len(ids) - window, 0), tokenizer.special_ids, tokenizer.table
+    first, special, table = max(len(ids) - window, 0), tokenizer.special_texts, tokenizer.table
     fresh = first == 0
     for at in range(len(ids) - 1, first - 1, -1):
         if ids[at] in special:

@@ -205,16 +205,14 @@ class Universal:
         asked = min(budget.share(self.name), budget.nodes)
         if asked <= 0 or state.inner.off is not None:
             return 0
-        if not self._catch_up(state):
-            return 0
-        if not len(tail):
-            self._align(state, state.ids[state.sure :])
-            state.sure = min(len(state.ids), len(state.inner.cache.text))
-            return asked
-        text = written_since(self.model.target, state.context, tail.tolist())
+        self._catch_up(state)
+        after = [*state.unread, *tail.tolist()]
+        text = written_since(self.model.target, state.context, after) if after else ""
         if text is None:
             return 0
-        start, new = respelled(self.model.own, state.ids, text, self.lookbehind)
+        start, new = len(state.ids), list[int]()
+        if after:
+            start, new = respelled(self.model.own, state.ids, text, self.lookbehind)
         state.sure = min(state.sure, start)
         self._align(state, [*state.ids[state.sure : start], *new])
         state.sure = min(start, len(state.inner.cache.text))
@@ -225,20 +223,19 @@ class Universal:
         than the text so far suggests, since the last token of the target may be incomplete."""
         return ceil(asked * state.pieces) + 1 if asked else 0
 
-    def _catch_up(self, state: UniversalState) -> bool:
-        """Add the text of unread tokens to `ids`; return false while it ends inside a character."""
+    def _catch_up(self, state: UniversalState) -> None:
+        """Add the text of unread tokens to `ids`, unless it ends inside a character."""
         if not state.unread:
-            return True
+            return
         text = written_since(self.model.target, state.context, state.unread)
         if text is None:
-            return False
+            return
         start, new = respelled(self.model.own, state.ids, text, self.lookbehind)
         state.ids[start:] = new
         state.sure = min(state.sure, start)
         state.read += len(state.unread)
         state.context = [*state.context, *state.unread][-self.lookbehind :]
         state.unread = []
-        return True
 
     def _align(self, state: UniversalState, tokens: Sequence[int]) -> None:
         """Make the text of the cache, whose first `sure` tokens are right, go on with `tokens`.
@@ -279,7 +276,7 @@ class Universal:
         text = self._text(state, tokens)
         found: list[int] = []
         if text:
-            before = [*state.context, *tail.tolist()][-self.lookbehind :]
+            before = [*state.context, *state.unread, *tail.tolist()][-self.lookbehind :]
             found = following(self.model.target, before, text, self.lookbehind)
         if not (ended or self.keep_last or len(found) > asked):
             found = found[:-1]  # its text may go on
@@ -289,7 +286,7 @@ class Universal:
 
     def _text(self, state: UniversalState, tokens: list[int]) -> str:
         """Return the text of drafted tokens up to the first special one, in whole characters."""
-        special = self.model.own.special_ids
+        special = self.model.own.special_texts
         size = next((i for i, token in enumerate(tokens) if token in special), len(tokens))
         before = state.inner.cache.text[-self.lookbehind :]
         known = self.model.own.decode_all(before)
