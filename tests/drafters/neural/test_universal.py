@@ -323,7 +323,9 @@ def test_counters_are_those_of_the_draft_model() -> None:
 
 def test_rules_that_compare_models_are_refused() -> None:
     with pytest.raises(StrategyError, match="logits of each drafted token"):
-        Strategy(target=FAMILY.target, drafter=paired(FAMILY), rule=Fuzzy(divergence="js", threshold=0.3))
+        Strategy(
+            target=FAMILY.target, drafter=paired(FAMILY), rule=Fuzzy(divergence="js", threshold=0.3)
+        )
 
 
 def test_a_draft_model_without_a_tokenizer() -> None:

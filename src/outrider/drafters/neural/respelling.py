@@ -19,9 +19,7 @@ _WIDER = (1, 4)
 _ANCHOR = "\n"
 
 
-def written_since(
-    tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]
-) -> str | None:
+def written_since(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str | None:
     """Return the text that `tokens` add after the tokens `before`, without special tokens; None if
     it ends inside a character."""
     known = tokenizer.decode(before) if before else ""

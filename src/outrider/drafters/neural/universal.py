@@ -195,9 +195,7 @@ class Universal:
             for own, budget in zip(map(self._pieces, states, asked), budgets, strict=True)
         ]
         own = self._inner.propose([s.inner for s in states], [NO_IDS] * len(states), inside)
-        return [
-            self._translated(*parts) for parts in zip(states, tails, asked, own, strict=True)
-        ]
+        return [self._translated(*parts) for parts in zip(states, tails, asked, own, strict=True)]
 
     def _asked(self, state: UniversalState, tail: IntArray, budget: Budget) -> int:
         """Return how many tokens of the target are drafted, with the cache at the end of the text;
