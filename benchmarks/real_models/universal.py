@@ -12,6 +12,11 @@ Every prompt is answered greedily by each arm in turn, in another order each tim
 - `hf-plain` and `hf-assisted` (with `--rivals`): `transformers` on the same checkpoints in float32,
   without and with `assistant_model`, `tokenizer` and `assistant_tokenizer`.
 
+`--record FILE` writes undrafted answers to a file instead, in batches, and `--replay FILE` runs
+these answers again without the target (`models/replay.py`): rounds, drafts and acceptances are
+those of a run with the target, for each of the drafters `--drafters` and the models `DRAFT`, of
+which there may be several then. `ms` are the processor milliseconds of a round without the target.
+
 Stories are raw texts, cut after a number of words; questions are chat messages. Processor seconds
 of the process are compared, since the machine is shared; all arms use one thread. A ratio is that
 of the seconds of an arm and of the undrafted arm of the same library on the same prompt; intervals
@@ -21,17 +26,33 @@ draw prompts. `tokens` is the mean number of tokens of a round of the target.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.real_models.prompts import by_category
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio
+from outrider.core.types import Prompt
+from outrider.decoding import generate
+from outrider.decoding.generation import Generation
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.loading import load_model
+from outrider.models.replay import Recording, ReplayModel
 from outrider.models.sources.finding import local_folder
+from outrider.models.wrappers.foreign import ForeignModel
+from outrider.policies import FixedLength
+from outrider.protocols import Request
+from outrider.sampling import Sampler, SamplingParams
+from outrider.strategy import Strategy
+from outrider.strategy.auto import Automatic
 from outrider.training.core.corpus import read_records
+
+_BATCH = 8
+"""Answers that are recorded together."""
 
 Answer = dict[str, Any]
 Arm = Callable[[Any, int], Answer]
@@ -75,7 +96,7 @@ def rivals(given: argparse.Namespace, codec: Any) -> dict[str, Arm]:
     """Return the arms of `transformers`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    places = [local_folder(given.model), local_folder(given.draft)]
+    places = [local_folder(given.model), local_folder(given.draft[0])]
     models = [AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32).eval() for p in places]
     tokenizers = [AutoTokenizer.from_pretrained(place) for place in places]
     target, draft = models
@@ -121,19 +142,79 @@ def arms(given: argparse.Namespace) -> dict[str, Arm]:
     sized = f"universal(keep_last={'true' if given.keep_last else 'false'})"
     made = {
         "plain": plain,
-        "auto": load(target, draft=given.draft, **shared),
+        "auto": load(target, draft=given.draft[0], **shared),
         "copies": load(target, drafter="lookup", **shared),
         "universal": load(
             target,
-            draft=given.draft,
+            draft=given.draft[0],
             drafter=sized,
             num_speculative_tokens=given.size,
             **shared,
         ),
-        "adaptive": load(target, draft=given.draft, drafter="universal", **shared),
+        "adaptive": load(target, draft=given.draft[0], drafter="universal", **shared),
     }
     found = {name: ours(made[name]) for name in made if name in given.arms}
     return found | (rivals(given, plain.tokenizer) if given.rivals else {})
+
+
+def record(given: argparse.Namespace) -> None:
+    """Write undrafted answers to all prompts."""
+    plain = load(given.model, dtype=given.dtype, drafter="none", draft="none", threads=1)
+    codec = plain.tokenizer
+    assert codec is not None
+    asked = prompts(given)
+    for start in range(0, len(asked), _BATCH):
+        part = asked[start : start + _BATCH]
+        ids = [codec.encode(p) if isinstance(p, str) else codec.chat(p) for _, p in part]
+        found = plain.generate(
+            [list(one) for one in ids], max_new_tokens=given.max_new_tokens, temperature=0.0, seed=0
+        )
+        with given.record.open("a", encoding="utf-8") as file:
+            for (kind, _), own, result in zip(part, ids, found, strict=True):
+                line = {"kind": kind, "prompt": list(own), "answer": list(result.token_ids)}
+                file.write(json.dumps(line) + "\n")
+
+
+def replay(given: argparse.Namespace) -> None:
+    """Run recorded answers again with each drafter; print counts."""
+    lines = [json.loads(line) for line in given.replay.read_text(encoding="utf-8").splitlines()]
+    like = load_model(given.model, threads=1)
+    codec = Tokenizer.load(local_folder(given.model))
+    for kind in ("story", "question"):
+        texts = [one for one in lines if one["kind"] == kind]
+        known = [Recording(tuple(one["prompt"]), tuple(one["answer"])) for one in texts]
+        for folder in given.draft:
+            draft = load_model(folder, threads=1)
+            own = Tokenizer.load(folder)
+            foreign = ForeignModel(draft, own=own, target=codec, target_size=like.info.vocab_size)
+            for asked in given.drafters:
+                build = Automatic(ReplayModel(like, known), [foreign])
+                strategy = build.fixed(asked, FixedLength(given.size))
+                print(f"{kind:9} {Path(folder).name:10} {asked:30} {_counts(strategy, known)}")
+
+
+def _counts(strategy: Strategy, known: Sequence[Recording]) -> str:
+    """Replay all texts; return what was drafted and kept, with an interval over texts."""
+    each: list[float] = []
+    rounds = drafted = kept = 0
+    begun = time.process_time()
+    for one in known:
+        sampler = Sampler(SamplingParams(max_new_tokens=len(one.tokens), temperature=0.0, seed=0))
+        made = Generation(Request(Prompt(token_ids=one.prompt), sampler))
+        for _ in generate(strategy.stage, [made]):
+            pass
+        assert tuple(made.output) == one.tokens
+        counted = made.counters
+        each.append(len(one.tokens) / counted.rounds)
+        rounds, drafted = rounds + counted.rounds, drafted + counted.drafted
+        kept += counted.accepted
+    spent = (time.process_time() - begun) / rounds
+    mean, low, high = bootstrap(each)
+    share = kept / max(drafted, 1)
+    return (
+        f"tokens a round {mean:.3f} [{low:.3f}, {high:.3f}]; drafted {drafted}, kept {kept} "
+        f"({share:.3f}); {spent * 1e3:.2f} ms"
+    )
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -159,7 +240,7 @@ def report(given: argparse.Namespace) -> None:
     lines = [json.loads(line) for line in given.out.read_text(encoding="utf-8").splitlines()]
     by: dict[tuple[str, str, int], Answer] = {(n["arm"], n["kind"], n["prompt"]): n for n in lines}
     names = list(dict.fromkeys(line["arm"] for line in lines))
-    whole = {place for place in {n["prompt"] for n in lines}}
+    whole = set({n["prompt"] for n in lines})
     whole = {p for p in whole if sum(n["prompt"] == p for n in lines) == len(names)}
     for kind in ("story", "question"):
         for name in names:
@@ -186,10 +267,13 @@ def main() -> None:
     """Measure, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("draft")
+    parser.add_argument("draft", nargs="+")
     parser.add_argument("--stories", type=Path, required=True)
     parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("rows.jsonl"))
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--replay", type=Path)
+    parser.add_argument("--drafters", nargs="+", default=["universal", "lookup", "none"])
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--arms", nargs="+", default=["plain", "auto", "copies", "universal"])
     parser.add_argument("--rivals", action="store_true")
@@ -203,8 +287,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    measure(given)
-    report(given)
+    if given.record is not None:
+        record(given)
+    elif given.replay is not None:
+        replay(given)
+    else:
+        measure(given)
+        report(given)
 
 
 if __name__ == "__main__":

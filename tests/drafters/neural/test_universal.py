@@ -1,6 +1,7 @@
 """Drafts of a model with another vocabulary: the text is the target's, and the model always reads
 the text as it is."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -204,7 +205,7 @@ def writing(own: Tokenizer, target: Tokenizer, tokens: Sequence[int], ends: Sequ
     """A drafter whose model writes `tokens`, each after the one before, from any other token on."""
     table = torch.full((len(own.table), len(own.table)), -9.0, dtype=torch.float64)
     table[:, tokens[0]] = 0.0
-    for before, after in zip(tokens, tokens[1:], strict=False):
+    for before, after in itertools.pairwise(tokens):
         table[before] = -9.0
         table[before, after] = 0.0
     model = TabularModel(table)

@@ -90,7 +90,7 @@ class Learning:
         for option, value in (("learn", self.learn), ("draft_vocabulary", draft_vocabulary)):
             if value is not None:
                 raise OptionError(
-                    f"{option} is given, and the draft model has another vocabulary than the target",
+                    f"{option} is given, and the draft model has a vocabulary of its own",
                     hint=f"Leave out {option}, or draft with a model of the target's own family",
                 )
 
