@@ -1,7 +1,7 @@
 """A text that grows, in the tokens of a second vocabulary."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outrider.drafters.neural.respelling import (
@@ -18,7 +18,22 @@ KINDS = {
     "words": lambda: byte_level(420),
     "sentence-piece": sentence_piece,
 }
-PARTS = [*CORPUS, " ", "\n", "\n\n", "  ", "it's", "é", "日", "🙂", "Lily", " Lily", "x" * 40]
+PARTS = [
+    *CORPUS,
+    "    ",
+    " a ",
+    " ",
+    "\n",
+    "\n\n",
+    "  ",
+    "it's",
+    "é",
+    "日",
+    "🙂",
+    "Lily",
+    " Lily",
+    "x" * 40,
+]
 
 
 def texts() -> st.SearchStrategy[list[str]]:
@@ -30,7 +45,9 @@ def texts() -> st.SearchStrategy[list[str]]:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None)
 @given(pieces=texts(), window=st.integers(1, 12))
-def test_tokens_always_spell_the_text(kind: str, pieces: list[str], window: int) -> None:
+@example(pieces=["Once upon a time there was ", " "], window=1)
+@example(pieces=["a  ", "  b", " c"], window=2)
+def test_tokens_spell_the_text(kind: str, pieces: list[str], window: int) -> None:
     """However it is cut, and however little is encoded again."""
     tokenizer = KINDS[kind]()
     ids = list(tokenizer.encode("Lily" + pieces[0]))

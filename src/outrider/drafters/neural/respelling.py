@@ -54,9 +54,24 @@ def respelled(
         if _BROKEN in known:
             continue
         new = tokenizer.encode_plain(known + added)
-        if clean or new[:1] == tuple(ids[start : start + 1]):
+        same = clean or new[:1] == tuple(ids[start : start + 1])
+        if same and _spells(tokenizer, ids, start, new, added):
             return start, list(new)
     return len(ids), _alone(tokenizer, added)
+
+
+def _spells(
+    tokenizer: Tokenizer, ids: Sequence[int], start: int, new: Sequence[int], added: str
+) -> bool:
+    """Whether `new` after the first `start` tokens has the text of the others and `added`.
+
+    Some decoders drop the space before a text; the token before `start` keeps it.
+    """
+    before = ids[max(start - 1, 0) : start]
+    if not before:
+        return True
+    known = tokenizer.decode_all([*before, *ids[start:]])
+    return tokenizer.decode_all([*before, *new]) == known + added
 
 
 def following(tokenizer: Tokenizer, ids: Sequence[int], text: str, window: int) -> list[int]:
