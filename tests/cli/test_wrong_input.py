@@ -103,9 +103,10 @@ def test_tiers_that_share_no_vocabulary(family: Family, tmp_path: Path, run: Run
     vocab = tokenizer["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    outcome = run("generate", "x", "--target", family.target, "--draft", other)
+    models = ("--target", family.target, "--draft", other)
+    outcome = run("generate", "x", *models, "--drafter", "model")
     assert outcome.code == 2
-    assert "the draft model does not share the target's vocabulary: token 97" in outcome.error
+    assert "the draft model does not share the target's vocabulary (token 97" in outcome.error
 
 
 def test_a_prompt_beyond_the_context_says_by_how_much(family: Family, run: Run) -> None:

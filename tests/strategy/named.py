@@ -17,8 +17,8 @@ FITTING = {
 OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover", "chimera")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
-OF_FILES = ("ppd", "lud")
-"""Drafters that need other trained files; tests/drafters/heads makes some."""
+OF_FILES = ("ppd", "lud", "universal")
+"""Drafters that need other files; tests/drafters/heads and tests/drafters/neural make some."""
 
 OF_PROBES = ("judge",)
 """Rules that need a probe of the target; tests/training/judge trains one."""

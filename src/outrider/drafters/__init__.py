@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from outrider.drafters.layers.swift import Swift
     from outrider.drafters.neural.model import ModelDrafter
     from outrider.drafters.neural.tree import TreeDrafter
+    from outrider.drafters.neural.universal import Universal
     from outrider.drafters.none import NoDrafter
     from outrider.drafters.statistics.aded import Aded
     from outrider.drafters.statistics.lookahead import Lookahead
@@ -61,6 +62,7 @@ __getattr__ = on_first_use(
         "Template": "statistics.template",
         "TokenRecycling": "statistics.recycling",
         "TreeDrafter": "neural.tree",
+        "Universal": "neural.universal",
     },
 )
 
@@ -91,4 +93,5 @@ __all__ = [
     "Template",
     "TokenRecycling",
     "TreeDrafter",
+    "Universal",
 ]

@@ -41,6 +41,7 @@ from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
 from outrider.strategy.calibration import Calibration, load_calibrations
 from outrider.strategy.datastores import open_datastore
+from outrider.strategy.foreign import is_foreign, with_tokens
 from outrider.strategy.guiding import guided
 from outrider.strategy.recipe import Cascade, Speculation
 
@@ -83,12 +84,15 @@ def build(
         demands.append(head_demand(head))
     plan_memory(demands, context=runtime.planned_context, device=device)
     codec, others = _tokenizers(models, tiers)
+    foreign = bool(others) and is_foreign(codec, others[-1], speculation, tiers[-1][0])
+    learning.check_shared(foreign, models.draft_vocabulary)
     store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)
     ranker = shared_ranker(selection)
     own = {} if models.adapter is None else {tiers[0][0]: models.adapter}
     loaded = _loaded(models, tiers, runtime, device, own)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
-        check_vocabularies(codec, other, loaded[0], model, name)
+        if not (foreign and model is loaded[-1]):
+            check_vocabularies(codec, other, loaded[0], model, name)
     if models.draft_vocabulary is not None:
         loaded[-1] = _reduced(loaded, tiers, models.draft_vocabulary)
     calibrated = speculation.thresholds.calibrated
@@ -106,6 +110,9 @@ def build(
     if recipe is not None:
         loaded[0] = guided_target(recipe, loaded[0], codec, models, runtime)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
+    if foreign:
+        size = loaded[0].info.vocab_size
+        loaded[-1] = with_tokens(loaded[-1], others[-1], codec, size)
     cascade = Cascade(tuple(loaded), speculation, tuple(known), store, learner)
     return Generator(
         cascade.strategy if calibrated else cascade.strategy(SamplingParams()),

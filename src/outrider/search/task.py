@@ -118,7 +118,7 @@ class Task:
             SearchStoppedError: the search must end before all parts are read.
         """
         prompt, next_rows = self.request.prompt, self.prompt_rows
-        if next_rows is None or not self.stage.model.info.reads_in_parts(prompt):
+        if next_rows is None or not model.info.reads_in_parts(prompt):
             [cache] = model.start([prompt])
             return cache
 

@@ -33,12 +33,14 @@ from outrider.drafters.heads.hinted import Hinted
 from outrider.drafters.heads.medusa import medusa_of
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
+from outrider.drafters.neural.universal import Universal
 from outrider.memories.store import Datastore
 from outrider.models.costs import BATCHES, measure_costs
 from outrider.models.heads.chimera.model import ChimeraModel
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.medusa.model import MedusaModel
 from outrider.models.heads.model import HeadModel
+from outrider.models.wrappers.foreign import ForeignModel
 from outrider.policies.pauses import NOTICEABLE
 from outrider.policies.windows import Chances, best_windows
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
@@ -152,6 +154,8 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     if given.costs is None:  # draft sizes are fixed
         if not given.below:
             return Lookup(min_ngram=1)
+        if isinstance(given.below[-1], ForeignModel):
+            return Universal(model=given.below[-1])
         return make_drafter(Expression("pyramid" if len(given.below) > 1 else "model"), given)
     round_seconds = given.costs.target.seconds(1) + given.costs.overhead
     if not given.below and NOTICEABLE * round_seconds > _SUCCESSORS:
@@ -164,12 +168,17 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     copies = _copies(round_seconds)
     if not given.below:
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))
-    draft = ModelDrafter(model=given.below[-1])
+    draft = _draft(given.below[-1])
     qualifier = _qualifier(given)
     if qualifier is None:
         return Fallback(first=copies, second=draft)
     nest = qualified(draft, qualifier, given, "qualifier")
     return Fallback(first=copies, second=Bypass(qualified=nest))
+
+
+def _draft(model: LanguageModel) -> Drafter:
+    """Return the drafter of chains of a model, with or without the target's vocabulary."""
+    return Universal(model=model) if isinstance(model, ForeignModel) else ModelDrafter(model=model)
 
 
 def head_drafter(head: HeadModel, seconds: float) -> Drafter:

@@ -36,6 +36,7 @@ DRAFTERS = (
     "drafters.neural.model",
     "drafters.neural.tree",
     "drafters.neural.s2d",
+    "drafters.neural.universal",
     "drafters.heads.hinted",
     "drafters.heads.eagle3",
     "drafters.heads.eagle1",

@@ -13,6 +13,7 @@ from outrider.core.expression import Expression
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
+from outrider.models.wrappers.foreign import ForeignModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.policies.guard import check_mode
 from outrider.protocols import (
@@ -300,7 +301,8 @@ class Speculation:
         if not self.fixed:
             return build.strategy(self.asked, self.given_rule, self.gain)
         plain = self.given_rule is None and self.given_policy is None
-        if plain and below and self.named in ([name] for name in _OF_MODELS):
+        shared = not (below and isinstance(below[-1], ForeignModel))
+        if plain and below and shared and self.named in ([name] for name in _OF_MODELS):
             return pyramid(target, below[-1], below[:-1], config)
         return build.fixed(self.asked, self._policy(config), self._rule)
 

@@ -18,7 +18,7 @@ from outrider.models.heads.model import HeadModel
 from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 
-_AT_ONCE = 16
+AT_ONCE = 16
 """Most emitted tokens that a draft reads in its first forward, where texts are read in parts."""
 
 UNFIT = (ContextError, OptionError)
@@ -143,7 +143,7 @@ def commit_states(
             state.off = state.off or unreadable(model, emitted)
             now = 0 if len(state.ahead) else len(emitted)
             if state.request.in_parts:
-                now = min(now, _AT_ONCE)
+                now = min(now, AT_ONCE)
             state.cache.commit(emitted[:now])
             if now < len(emitted):
                 state.ahead = np.concatenate((state.ahead, emitted[now:]))

@@ -82,6 +82,18 @@ class Learning:
                 hint="Leave out one of the two",
             )
 
+    def check_shared(self, foreign: bool, draft_vocabulary: int | None) -> None:
+        """Raise `OptionError` if the draft model has another vocabulary than the target
+        (`foreign`), and an option needs one that is shared."""
+        if not foreign:
+            return
+        for option, value in (("learn", self.learn), ("draft_vocabulary", draft_vocabulary)):
+            if value is not None:
+                raise OptionError(
+                    f"{option} is given, and the draft model has a vocabulary of its own",
+                    hint=f"Leave out {option}, or draft with a model of the target's own family",
+                )
+
     def learner(self, source: ModelSource, model: LanguageModel) -> Learner | None:
         """Return the learner of the draft model.
 

@@ -1,0 +1,41 @@
+"""A draft model with a vocabulary of its own, beside the tokenizers that translate its drafts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from outrider.core.types import IntArray, Prompt, Rows
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.wrappers.passing import ModelWrapper
+from outrider.protocols import Cache, LanguageModel, Segment
+
+
+class ForeignModel(ModelWrapper):
+    """A model whose token ids mean other texts than those of the target.
+
+    It reads and writes its own ids; `Universal` (`drafters/neural/universal.py`) is the only
+    drafter that runs it.
+
+    Args:
+        model: the draft model.
+        own: its tokenizer.
+        target: the target's tokenizer.
+        target_size: number of the target's logits: ids from there on are never drafted.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, own: Tokenizer, target: Tokenizer, target_size: int
+    ) -> None:
+        super().__init__(
+            model, replace(model.info, name=f"{model.info.name} with its own tokenizer")
+        )
+        self.own, self.target, self.target_size = own, target, target_size
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> Sequence[Cache]:
+        """Read prompts of its own ids. Raises `ContextError`."""
+        return self.inner.start(prompts, reuse)
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments, whose tokens are its own ids."""
+        return self.inner.forward(segments, want)
