@@ -1,17 +1,18 @@
 """Fusion of a recogniser with a language model of another tokenizer, beside what it is built from.
 
-    python -m benchmarks.search.gfd smollm2 --language DATA/pd_books/children.jsonl.zst \
+    python -m benchmarks.fusion.gfd smollm2 --language DATA/pd_books/children.jsonl.zst \
         --texts DATA/pd_books/val.jsonl.zst --out runs/gfd.jsonl
 
-The recogniser is that of `benchmarks/search/channel.py`: a text of single bytes of which letters
+The recogniser is that of `benchmarks/fusion/channel.py`: a text of single bytes of which letters
 were read wrongly. It counts characters in `--language`; the texts are of other books. Each text is
 recognised by greedy decoding, by a beam of the recogniser, by re-scoring the texts of a beam with
 the language model (the cascade), and by `gfd`. Switched off are, one at a time: the model
 (weight 0, the beam), the newest token that is left out, and the tokens that go on beyond the last
 byte, so that only the tokens of the tokenizer count.
 
-The weight is chosen on the first `--development` texts, for each method alone, and all methods are
-compared on the others. Every row is written as it is found; a later call goes on after the last.
+`gfd` has its defaults, which are those of the paper's code. Temperature, penalty and weight of the
+cascades are chosen on the first `--development` texts, and in one row those of `gfd` as well; all
+methods are compared on the others. Every row is written as it is found; a later call goes on after the last.
 Errors are edits of words and of characters, divided by the number of words and characters of the
 right texts; intervals draw texts, and differences are paired.
 """
@@ -27,7 +28,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from benchmarks.search.channel import (
+from benchmarks.fusion.channel import (
     END,
     ByteCodec,
     ChannelModel,
@@ -50,6 +51,8 @@ from outrider.testing.rigs import generation, stage
 WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 WARPS = {"1.7, 2": Warp(1.7, 2.0), "1, 1": Warp()}
 """Temperature and repetition penalty of the model: those of the paper's code, and none."""
+DEFAULTS = ("1.7, 2", 0.2)
+"""The warp and the weight of the paper's code."""
 STEP = 37
 """Every so many sentences of the books are taken, so that they are of different pages."""
 
@@ -256,7 +259,6 @@ def compare(bench: Bench, texts: Sequence[Text], chosen: Mapping[str, Chosen]) -
         [model.vocabulary.bytes_of(token) for token in range(len(model.vocabulary))],
         model.vocabulary.tokenizer,
     )
-    own = chosen["gfd"]
     found = {
         "what was read": [
             bench.add(text.number, "read", text.right, lambda text=text: {"text": text.read})
@@ -267,16 +269,16 @@ def compare(bench: Bench, texts: Sequence[Text], chosen: Mapping[str, Chosen]) -
         "recogniser, 20 beams": rows_of("20 beams", BeamSearch(num_beams=20)),
         "cascade of 5": cascades(bench, texts, 5, *chosen["cascade of 5"]),
         "cascade of 20": cascades(bench, texts, 20, *chosen["cascade of 20"]),
-        "gfd": fused(bench, texts, *own),
-        "gfd, defaults": fused(bench, texts, "1.7, 2", 0.2),
+        "gfd": fused(bench, texts, *DEFAULTS),
+        "gfd, weight chosen": fused(bench, texts, *chosen["gfd"]),
         "gfd, tokens of the tokenizer only": fused(
             bench,
             texts,
-            *own,
+            *DEFAULTS,
             name="tokenizer only",
             model=ByteModel(model.model, plain, model.opening),
         ),
-        "gfd, newest token scored too": fused(bench, texts, *own, name="not late", late=False),
+        "gfd, newest token scored too": fused(bench, texts, *DEFAULTS, name="not late", late=False),
     }
     print(f"{len(texts)} texts")
     print(
@@ -329,8 +331,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--characters", type=int, default=2_000_000)
     parser.add_argument("--length", type=int, default=48, help="most characters of a text")
-    parser.add_argument("--development", type=int, default=12)
-    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--development", type=int, default=24)
+    parser.add_argument("--test", type=int, default=80)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=540.0, help="no search begins later")
     given = parser.parse_args()
