@@ -1,1 +1,1 @@
-"""Search strategies on a real model, beside baselines at an equal budget."""
+"""Strategies of two models with different tokenizers."""

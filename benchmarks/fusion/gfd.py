@@ -12,7 +12,8 @@ byte, so that only the tokens of the tokenizer count.
 
 `gfd` has its defaults, which are those of the paper's code. Temperature, penalty and weight of the
 cascades are chosen on the first `--development` texts, and in one row those of `gfd` as well; all
-methods are compared on the others. Every row is written as it is found; a later call goes on after the last.
+methods are compared on the others. Every row is written as it is found; a later call goes on after
+the last one.
 Errors are edits of words and of characters, divided by the number of words and characters of the
 right texts; intervals draw texts, and differences are paired.
 """

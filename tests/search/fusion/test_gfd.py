@@ -118,12 +118,12 @@ def compare(found: SearchResult, expected: Sequence[tuple[Text, float]]) -> None
 @pytest.mark.parametrize("weight", [0.0, 0.2, 0.6, 1.0])
 def test_texts_and_scores_are_those_of_the_definition(late: bool, weight: float) -> None:
     texts: set[Text] = set()
-    for seed in range(5):
+    for seed in range(3):
         target = tabular_family(seed=seed).target
         own = gfd(late=late, weight=weight, model=model(seed))
-        found = searched(own, target, PROMPT, max_new_tokens=9)
+        found = searched(own, target, PROMPT, max_new_tokens=7)
         assert isinstance(target, TabularModel)
-        compare(found, directly(target, own, 9))
+        compare(found, directly(target, own, 7))
         texts.add(found.best.token_ids)
     assert len(texts) > 1
 
@@ -208,8 +208,7 @@ def test_the_model_reads_few_rows() -> None:
 
 
 def test_the_contract() -> None:
-    check_search(gfd)
-    check_search(partial(gfd, late=False, num_beams=2))
+    check_search(partial(gfd, num_beams=2))
 
 
 def test_a_limit_keeps_what_was_found() -> None:
@@ -275,17 +274,30 @@ def test_a_model_is_named_by_its_folder_and_loaded_once(
     assert named.best == first.best
 
 
-def test_one_vocabulary_gives_the_scores_of_its_tokens(generator: outrider.Generator) -> None:
-    """A model with the target's own tokenizer scores what the target would write."""
-    folder = family("tiny")["target"]
-    own = Gfd(model=ByteModel.load(folder, threads=1), weight=0.3, num_beams=3, **plain())
-    found = generator.search(own, "Once upon a time", max_new_tokens=12, ignore_eos=True)
+def test_the_target_itself_finds_its_texts_as_probable(generator: outrider.Generator) -> None:
+    """A model that is the target, after the same prompt: the bytes of a text are at least as
+    probable as its tokens, and hardly more so where few tokens go on beyond its end."""
+    prompt = generator.prompt("Once upon a time")
+    other = ByteModel.load(family("tiny")["target"], threads=1)
+    own = Gfd(
+        model=ByteModel(other.model, other.vocabulary, prompt.token_ids),
+        weight=0.3,
+        num_beams=3,
+        late=False,
+        **plain(),
+    )
+    found = generator.search(own, prompt, max_new_tokens=12, ignore_eos=True)
+    assert len(found.candidates) == 3
     for one in found.candidates:
-        assert float(str(one.about["model"])) <= 0.0
-        assert one.text.isascii() and one.text
+        tokens, rest = other.vocabulary.encode(one.text.encode())
+        assert tokens == one.token_ids and not rest
+        total = float(str(one.about["model"])) * int(str(one.about["model_tokens"]))
+        assert one.logprob is not None
+        assert one.logprob - 0.01 <= total <= one.logprob + 1.0
 
 
 def plain() -> dict[str, float]:
+    """The model's distribution as it is."""
     return {"model_temperature": 1.0, "model_penalty": 1.0}
 
 
