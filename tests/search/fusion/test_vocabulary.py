@@ -86,6 +86,7 @@ def test_ids_that_the_model_does_not_write_are_left_out(tokenizer: Tokenizer) ->
     ("text", "tokens", "rest"),
     [
         (b"abz", [2], b"z"),
+        (b"az\xe6b", [0], b"z\xe6b"),
         (b"a\xe6b", [0], b"\xe6b"),
         (b"ab\xe9", [2, 4], b""),
         (b"ab\xe9z", [2, 4], b"z"),
