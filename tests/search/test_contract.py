@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, int | str]] = {
     "transfer-q": {"branches": 3, "lookahead": 3},
 }
 """Options with which they search in a few tokens, where the defaults are larger."""
-OTHER: set[str] = {"cfic", "contrastive", "icn"}
+OTHER: set[str] = {"cfic", "contrastive", "gfd", "icn"}
 """Strategies whose prompts have a form of their own, or that need another model; their tests check
 the contract."""
 

@@ -83,6 +83,7 @@ def test_a_limit_keeps_what_was_found(searched: Running) -> None:
         ({"search": "beam("}, 400, "search"),
         ({"search": "beam(num_beams=4096)"}, 400, "Give at most 1024"),
         ({"search": "beam(num_beams=0)"}, 400, "num_beams is 0"),
+        ({"search": "gfd(model=smollm2)"}, 400, "model names a model, and requests load none"),
         ({"scorer": "file.py:f"}, 400, "unknown scorer 'file.py:f'. Known here: long"),
         ({"search": "icn", "budget_tokens": 1}, 422, "limit of 1"),
         ({"search": "exact-extract", "prompt": "\n\n"}, 422, "exact-extract found no text"),

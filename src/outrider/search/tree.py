@@ -77,13 +77,14 @@ class TokenTree:
 
     def extend(
         self,
-        steps: Sequence[tuple[Node, int]],
+        steps: Sequence[tuple[Node | int, int]],
         prompts: Float[Tensor, "prompts hidden"] | None = None,
     ) -> tuple[list[Node], Float[Tensor, "steps vocab"]]:
         """Append a token to each of these nodes, in one forward.
 
         Args:
-            steps: pairs of a node and a token. A node may occur more than once.
+            steps: pairs of a node and a token. A node may occur more than once. The number of an
+                earlier pair stands for its new node.
             prompts: input embeddings that negative tokens are read as (`Segment.prompts`).
 
         Returns:
@@ -94,13 +95,13 @@ class TokenTree:
             ContextError: a branch would lie outside the window.
         """
         first = len(self._nodes)
-        parents = as_ids([node.row for node, _ in steps])
+        parents = as_ids([first + one if isinstance(one, int) else one.row for one, _ in steps])
         segment = Segment(self.cache, as_ids([token for _, token in steps]), parents, prompts)
         logits = self._forward(segment, range(first, first + len(steps)))
-        added = [
-            Node(token=token, parent=node, row=first + i, depth=node.depth + 1)
-            for i, (node, token) in enumerate(steps)
-        ]
+        added: list[Node] = []
+        for i, (one, token) in enumerate(steps):
+            parent = added[one] if isinstance(one, int) else one
+            added.append(Node(token=token, parent=parent, row=first + i, depth=parent.depth + 1))
         self._nodes += added
         rows = len(self.cache.text) + len(self._nodes)
         self.account.hold(rows)

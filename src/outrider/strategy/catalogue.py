@@ -118,6 +118,7 @@ SEARCHES = (
     "search.beams.beam",
     "search.beams.diverse_beam",
     "search.beams.deal",
+    "search.fusion.gfd",
     "search.samples.best_of_n",
     "search.samples.majority",
     "search.samples.first_finish",

@@ -10,6 +10,8 @@ from outrider.server.errors import invalid
 
 MOST = 1024
 """Largest whole number that an option of a strategy may have."""
+_LOADED = frozenset({"model"})
+"""Options that name a model to load, which only the operator may do."""
 _RANGES = {"tokens": AT_LEAST_ONE, "seconds": Range(0.0, above=True)}
 
 
@@ -36,9 +38,11 @@ class SearchSettings:
         check_ranges(self, _RANGES)
 
     def check(self, text: str) -> None:
-        """Raise `ApiError` for a strategy with a number that would take the whole machine, and
-        `OptionError` for a text that is no strategy."""
+        """Raise `ApiError` for a strategy with a number that would take the whole machine or with a
+        model to load, and `OptionError` for a text that is no strategy."""
         for name, value in Expression.parse(text, "search").options.items():
+            if name in _LOADED:
+                raise invalid(f"{name} names a model, and requests load none", "search")
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int) and number > MOST:
                     raise invalid(f"{name} is {shown(number)}. Give at most {MOST}", "search")

@@ -1,0 +1,1 @@
+"""Strategies of two models with different tokenizers."""

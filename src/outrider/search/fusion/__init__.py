@@ -1,0 +1,1 @@
+"""Strategies that fuse the target with a language model of another tokenizer."""
