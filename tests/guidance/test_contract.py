@@ -63,6 +63,7 @@ CASES = {
     "caad": Case(
         options=lambda family: {"store": contexts(family.target), "alpha": 2.0, "floor": 0.0},
         neutral={"alpha": 0.0},
+    ),
     "fs-gen": Case(
         options=lambda family: {"small": family.draft, "slow": "contrast", "beta": 1.5},
         neutral={"router": "always", "slow": "oracle"},
