@@ -111,14 +111,15 @@ class Task:
     def read(self, model: LanguageModel) -> Cache:
         """Return a new cache of a model that has read the prompt up to its last token.
 
-        A prompt that contains more than token ids is always read at once.
+        A prompt that contains more than token ids is always read at once, and so is one whose end
+        matters, as with guidance by another prompt.
 
         Raises:
             ContextError: the model cannot read it.
             SearchStoppedError: the search must end before all parts are read.
         """
         prompt, next_rows = self.request.prompt, self.prompt_rows
-        if next_rows is None or not prompt.plain:
+        if next_rows is None or not model.info.reads_in_parts(prompt):
             [cache] = model.start([prompt])
             return cache
 
