@@ -111,7 +111,8 @@ class Task:
     def read(self, model: LanguageModel) -> Cache:
         """Return a new cache of a model that has read the prompt up to its last token.
 
-        A prompt that contains more than token ids is always read at once.
+        A prompt that contains more than token ids is always read at once, and so is one whose end
+        matters, as with guidance by another prompt.
 
         Raises:
             ContextError: the model cannot read it.

@@ -128,7 +128,7 @@ def start_in_parts(model: LanguageModel, prompt: Prompt, rows: Callable[[], int]
 
     Args:
         model: the model.
-        prompt: token ids only (`Prompt.plain`).
+        prompt: one that can be read in parts (`ModelInfo.reads_in_parts`).
         rows: called before each forward; returns how many tokens it reads at most. An error that
             it raises ends the reading.
 
