@@ -1,4 +1,4 @@
-"""Contrast of two prompts: prefers tokens that one prompt makes likelier than another one.
+"""Contrast of two prompts: prefers tokens that one prompt makes more likely than another one.
 
 The only part of CoPA that is built here: contrastive decoding between two prompts of one model.
 """
@@ -70,7 +70,7 @@ class TwoPrompt(Recipe):
 METHOD = Method(
     name="two-prompt",
     cls=TwoPrompt,
-    summary="prefers tokens that a prompt makes likelier than another prompt does",
+    summary="prefers tokens that a prompt makes more likely than another prompt does",
     paper=Paper("contrast of two prompts, as in CoPA (EMNLP 2025)"),
     promise=Exactness.LOSSY,
     needs="another prompt with each request, or a system message for it",

@@ -45,6 +45,7 @@ class Lqcd(Recipe):
 
     name: ClassVar[str] = "lqcd"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     strength: float = 1.0
     alpha: float = 0.1

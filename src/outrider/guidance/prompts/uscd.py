@@ -53,6 +53,7 @@ class Uscd(Recipe):
 
     name: ClassVar[str] = "uscd"
     readings: ClassVar[int] = 2
+    reads_contrast: ClassVar[bool] = True
 
     strength: float = 0.7
     confident: float = 0.4

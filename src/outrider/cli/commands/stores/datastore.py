@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.cli.commands.answers import answers
+from outrider.cli.commands.stores.answers import answers
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import CheckpointError, OptionError, nearest
 from outrider.inputs.documents.corpora import CorpusFiles, corpus_files, read_documents

@@ -1,0 +1,1 @@
+"""The commands that build stores: of texts to copy, and of verified answers."""
