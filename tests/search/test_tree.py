@@ -62,6 +62,21 @@ def test_rows_that_move_stay_what_they_are(tmp_path) -> None:
         torch.testing.assert_close(row, expected, rtol=0, atol=1e-10)
 
 
+def test_new_nodes_are_parents_in_the_same_forward() -> None:
+    model = TabularModel.random(vocab_size=7, seed=3)
+    [cache] = model.start([Prompt(token_ids=PROMPT)])
+    tree = TokenTree(model, cache, Account())
+    tree.first()
+    [start], _ = tree.extend([(tree.root, 4)])
+    nodes, rows = tree.extend([(start, 1), (0, 2), (1, 3), (0, 5), (tree.root, 6)])
+    texts = [(4, 1), (4, 1, 2), (4, 1, 2, 3), (4, 1, 5), (6,)]
+    assert [node.tokens for node in nodes] == texts
+    assert [node.depth for node in nodes] == [len(text) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        assert torch.equal(row, fresh(model, (*PROMPT, *text)))
+    assert tree.account.forwards == 3
+
+
 def test_several_tokens_at_once() -> None:
     model = TabularModel.random(vocab_size=7, seed=3)
     [cache] = model.start([Prompt(token_ids=PROMPT)])

@@ -20,7 +20,7 @@ from outrider.search import Limits, SearchResult, run_search
 from outrider.search.beams.beam import BeamSearch
 from outrider.search.fusion import gfd as module
 from outrider.search.fusion.gfd import Gfd
-from outrider.search.fusion.marginal import Warp
+from outrider.search.fusion.marginal import Marginal, Warp
 from outrider.search.fusion.model import ByteModel
 from outrider.search.fusion.vocabulary import ByteVocabulary
 from outrider.testing.rigs import tabular_family
@@ -199,12 +199,21 @@ def test_a_text_is_scored_before_its_newest_token() -> None:
     assert int(str(found.best.about["model_rows"])) < int(str(each.best.about["model_rows"]))
 
 
-def test_the_model_reads_few_rows() -> None:
+def test_few_rows_are_read_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Marginal] = []
+
+    class Recorded(Marginal):
+        def __init__(self, *parts: Any, **more: Any) -> None:
+            super().__init__(*parts, **more)
+            made.append(self)
+
+    monkeypatch.setattr(module, "Marginal", Recorded)
     target = tabular_family(seed=1).target
-    found = searched(gfd(), target, PROMPT, max_new_tokens=40, ignore_eos=True)
+    found = searched(gfd(), target, PROMPT, max_new_tokens=60, banned_tokens=(END,))
     rows = int(str(found.best.about["model_rows"]))
-    assert 10 < rows < 3 * 40  # and not the whole texts at every step
-    assert found.cache_rows < len(PROMPT) + 3 * 40 + 20
+    assert 20 < rows < 3 * 60  # and not the whole texts at every step
+    assert len(made[0]) < 60  # beginnings of dropped beams are not kept
+    assert found.cache_rows < 120
 
 
 def test_the_contract() -> None:

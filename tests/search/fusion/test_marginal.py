@@ -78,6 +78,8 @@ def test_a_text_that_goes_on_reads_its_new_tokens_only() -> None:
         assert found == scored(model, [text[:end]])[0]
         tokens, _ = model.vocabulary.encode(text[:end])
         assert len(marginal) <= len(tokens) + 2  # older beginnings are dropped
+        kept = set(marginal._states)  # pyright: ignore[reportPrivateUsage]
+        assert {key[:-1] for key in kept if key} <= kept  # what comes before one that is kept
     fresh = Marginal(model, Account())
     fresh.score([text])
     assert marginal.rows < 3 * fresh.rows

@@ -7,7 +7,9 @@ import pytest
 
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.sources.families import family
+from outrider.search.fusion.model import ByteModel
 from outrider.search.fusion.vocabulary import ByteVocabulary
+from outrider.testing.rigs import tabular_family
 
 RANDOM = random.Random(1)
 LETTERS = (0, 97, 98, 254, 255)
@@ -80,6 +82,24 @@ def test_ids_that_the_model_does_not_write_are_left_out(tokenizer: Tokenizer) ->
     tokens, rest = own.encode(text.encode())
     assert max(tokens) < 300 and own.text(tokens) + rest == text.encode()
     assert len(tokens) > len(tokenizer.encode_plain(text))
+
+
+def test_special_tokens_are_part_of_no_text(tokenizer: Tokenizer) -> None:
+    own = ByteVocabulary.of(tokenizer, tokenizer.vocab_size)
+    assert tokenizer.special_texts
+    for token, text in tokenizer.special_texts.items():
+        tokens, rest = own.encode(text.encode())
+        assert own.bytes_of(token) == b"" and token not in tokens
+        assert own.text(tokens) + rest == text.encode()
+
+
+def test_what_a_model_reads_before_every_text(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tabular_family().target
+    assert ByteModel.of(model, tokenizer).opening == (tokenizer.bos_id or tokenizer.eos_id,)
+    monkeypatch.setattr(Tokenizer, "opening_ids", (5, 6))
+    assert ByteModel.of(model, tokenizer).opening == (5, 6)
 
 
 @pytest.mark.parametrize(
