@@ -47,7 +47,7 @@ def texts() -> st.SearchStrategy[list[str]]:
 @given(pieces=texts(), window=st.integers(1, 12))
 @example(pieces=["Once upon a time there was ", " "], window=1)
 @example(pieces=["a  ", "  b", " c"], window=2)
-def test_tokens_give_the_text(kind: str, pieces: list[str], window: int) -> None:
+def test_a_text_in_pieces_is_spelled(kind: str, pieces: list[str], window: int) -> None:
     """However it is cut, and however little is encoded again."""
     tokenizer = KINDS[kind]()
     ids = list(tokenizer.encode("Lily" + pieces[0]))

@@ -3,6 +3,7 @@ the text as it is."""
 
 import itertools
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -245,6 +246,15 @@ def test_an_end_of_the_draft_model_is_that_of_the_target() -> None:
         assert asked(drafter, state).tokens.tolist() == [*text, *last]
 
 
+def test_the_end_token_of_the_tokenizer_is_preferred() -> None:
+    own, other = byte_level(420), deepcopy(byte_level(260).tokenizer)
+    other.eos_token = "<mark>"
+    target, end = Tokenizer(other), own.eos_id or 0
+    drafter = writing(own, target, [*own.encode_plain("!"), end], ends=(end,))
+    [state] = drafter.begin([request(target.encode("Lily"), (0, target.eos_id or 0))])
+    assert asked(drafter, state).tokens.tolist()[-1] == target.eos_id != 0
+
+
 def test_special_tokens_of_the_draft_model_are_not_drafted() -> None:
     target, own = byte_level(260), byte_level(420)
     mark = own.tokenizer.convert_tokens_to_ids("<mark>")
@@ -309,6 +319,18 @@ def test_prompts_in_parts() -> None:
     plain = finish(undrafted(whole), [generation(prompt, **options), generation((1, 2), **options)])
     assert outputs(made) == outputs(plain)
     assert all(one.counters.accepted > 0 for one in made)
+
+
+def test_a_few_new_tokens_are_read_at_once() -> None:
+    """Although the step has no rows left for reading."""
+    drafter = paired(FAMILY)
+    made = request((0, 0, 0))
+    made.in_parts = True
+    [state] = drafter.begin([made])
+    drafter.propose([state], [NO_IDS], [Budget.chain(3)])
+    drafter.commit([state], [as_ids((0, 5))])
+    [draft] = drafter.propose([state], [NO_IDS], [Budget(depth=3, nodes=3, reading=ReadingRows(0))])
+    assert len(draft) == 3
 
 
 def test_counters_are_those_of_the_draft_model() -> None:

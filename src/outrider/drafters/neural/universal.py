@@ -253,9 +253,6 @@ class Universal:
         if common < len(cache.text):
             cache.truncate(common)
         rest = wanted[common - start :]
-        if len(rest) > cache.remaining:
-            inner.off = f"the text has outgrown the window of {self.model.info.name}"
-            return
         now = 0 if reading else len(rest)
         if state.request.in_parts:
             now = min(now, AT_ONCE)
