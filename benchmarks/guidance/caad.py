@@ -1,7 +1,7 @@
 """CAAD on SmolLM2: held-out wordings of stored facts, and questions of which nothing is stored.
 
     python -m benchmarks.guidance.caad smollm2 --trivia train.jsonl.zst \\
-        --reads reads.pt --seconds 560
+        --reads reads.pkl --seconds 560
 
 The store holds the first wording of each fact. Options are chosen on every second fact, in its held
 out wordings, and on every second unknown question; the others judge them. A fact is `known` if each
