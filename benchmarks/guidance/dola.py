@@ -12,6 +12,7 @@ text before.
 
 import argparse
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -232,8 +233,9 @@ def main() -> None:
     judge = Judge(model, codec, systems)
     topics: list[str] = []
     probes = [*statements(), *trivia_choices(given.trivia, given.questions)]
+    random.Random(0).shuffle(probes)  # a run that is stopped has judged some of every topic
     for probe in probes:
-        if perf_counter() - begun > 0.6 * given.seconds:
+        if perf_counter() - begun > (0.6 if given.prompts else 1.0) * given.seconds:
             break
         judge.judge(probe)
         topics.append(probe.topic)

@@ -21,7 +21,7 @@ from outrider.cli.commands.generate import generate
 from outrider.cli.commands.info import info
 from outrider.cli.commands.methods import methods
 from outrider.cli.commands.serve import serve
-from outrider.cli.commands.stores.datastore import datastore
+from outrider.cli.commands.datastore import datastore
 from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
 from outrider.cli.commands.tune import tune

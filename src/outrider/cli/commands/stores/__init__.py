@@ -1,1 +1,0 @@
-"""The commands that build stores: of texts to copy, and of verified answers."""
