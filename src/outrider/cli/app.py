@@ -16,12 +16,12 @@ from outrider.cli.commands.bench import bench
 from outrider.cli.commands.calibrate import calibrate
 from outrider.cli.commands.caption import caption
 from outrider.cli.commands.chat import chat
+from outrider.cli.commands.datastore import datastore
 from outrider.cli.commands.demo import demo
 from outrider.cli.commands.generate import generate
 from outrider.cli.commands.info import info
 from outrider.cli.commands.methods import methods
 from outrider.cli.commands.serve import serve
-from outrider.cli.commands.datastore import datastore
 from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
 from outrider.cli.commands.tune import tune
