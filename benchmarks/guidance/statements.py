@@ -92,12 +92,12 @@ def trivia_choices(file: Path, count: int) -> list[Probe]:
     """Return questions of OpenTriviaQA with their own choices."""
     found: list[Probe] = []
     for _, line in numbered_lines(file):
+        if len(found) == count:
+            break
         record = json.loads(line)
         right, choices = record["answer"], record["choices"]
         wrong = [choice for choice in choices if choice != right]
         if len(wrong) == 3 and "all of" not in " ".join(choices).lower():
             text = f"Question: {record['question'].strip()}\nAnswer:"
             found.append(Probe("trivia", text, (right, *wrong)))
-        if len(found) == count:
-            break
     return found
