@@ -1,4 +1,4 @@
-"""What guidance costs, and what drafts gain under it: classifier-free guidance, one thread, greedy.
+"""What guidance costs, and what drafts gain under it: one thread, greedy.
 
     python -m benchmarks.guidance.speed smollm2 --prompts question.jsonl.zst --of-each 2
 
@@ -73,15 +73,15 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="questions of Spec-Bench")
     parser.add_argument("--of-each", type=int, default=2, help="prompts of each category")
     parser.add_argument("--length", type=int, default=64, help="tokens of each text")
-    parser.add_argument("--scale", type=float, default=1.5)
+    parser.add_argument("--guidance", default="1.5", help="a scale, or a method with its options")
     parser.add_argument("--seconds", type=float, default=480.0)
     given = parser.parse_args()
     plain = load(given.model, threads=1, mode="none")
     target, codec = plain.strategy.target, plain.tokenizer
     made = {
         "plain": plain,
-        "guided": load(target, tokenizer=codec, threads=1, mode="none", guidance=given.scale),
-        "drafted": load(target, tokenizer=codec, threads=1, guidance=given.scale),
+        "guided": load(target, tokenizer=codec, threads=1, mode="none", guidance=given.guidance),
+        "drafted": load(target, tokenizer=codec, threads=1, guidance=given.guidance),
     }
     print(f"{target.info.weights}, cache {target.info.cache}; load {os.getloadavg()}", flush=True)
     prompts = by_category(given.prompts, given.of_each, 4000)
