@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.real_models.prompts import by_category
+from benchmarks.search.beam import opened
 
 from outrider import Generator, load
 from outrider.bench.statistics import Ratio
@@ -92,14 +93,15 @@ def ours(generator: Generator) -> Arm:
     return answer
 
 
-def rivals(given: argparse.Namespace, codec: Any) -> dict[str, Arm]:
+def rivals(given: argparse.Namespace, codec: Any, ends: Sequence[int]) -> dict[str, Arm]:
     """Return the arms of `transformers`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    places = [local_folder(given.model), local_folder(given.draft[0])]
-    models = [AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32).eval() for p in places]
-    tokenizers = [AutoTokenizer.from_pretrained(place) for place in places]
-    target, draft = models
+    place = local_folder(given.draft[0])
+    target = opened(given.model)
+    target.generation_config.eos_token_id = list(ends)
+    draft = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    tokenizers = [codec.tokenizer, AutoTokenizer.from_pretrained(place)]
     forwards = [0]
     target.register_forward_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
     helped = {
@@ -154,7 +156,7 @@ def arms(given: argparse.Namespace) -> dict[str, Arm]:
         "adaptive": load(target, draft=given.draft[0], drafter="universal", **shared),
     }
     found = {name: ours(made[name]) for name in made if name in given.arms}
-    return found | (rivals(given, plain.tokenizer) if given.rivals else {})
+    return found | (rivals(given, plain.tokenizer, target.info.end_ids) if given.rivals else {})
 
 
 def record(given: argparse.Namespace) -> None:
