@@ -9,6 +9,7 @@ import torch
 
 from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning, VocabularyError
+from outrider.engine.drafts.foreign import is_foreign, with_tokens
 from outrider.engine.generation_config.fields import unfollowed
 from outrider.engine.generator import Generator
 from outrider.engine.heads.choosing import (
@@ -41,7 +42,6 @@ from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
 from outrider.strategy.calibration import Calibration, load_calibrations
 from outrider.strategy.datastores import open_datastore
-from outrider.strategy.foreign import is_foreign, with_tokens
 from outrider.strategy.guiding import guided
 from outrider.strategy.recipe import Cascade, Speculation
 

@@ -7,7 +7,7 @@ that ends inside a character waits for the next one.
 
 from collections.abc import Sequence
 
-from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.wrappers.foreign import Translator
 
 _BROKEN = "\ufffd"
 _WORD = ("\u0120", "\u2581", " ")
@@ -19,7 +19,9 @@ _WIDER = (1, 4)
 _ANCHOR = "\n"
 
 
-def written_since(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str | None:
+def written_since(
+    tokenizer: Translator, before: Sequence[int], tokens: Sequence[int]
+) -> str | None:
     """Return the text that `tokens` add after the tokens `before`, without special tokens; None if
     it ends inside a character."""
     known = tokenizer.decode(before) if before else ""
@@ -35,7 +37,7 @@ def whole_characters(text: str) -> str:
 
 
 def respelled(
-    tokenizer: Tokenizer, ids: Sequence[int], added: str, window: int
+    tokenizer: Translator, ids: Sequence[int], added: str, window: int
 ) -> tuple[int, list[int]]:
     """Encode the end of a text again, with the text `added` after it.
 
@@ -61,7 +63,7 @@ def respelled(
 
 
 def _spells(
-    tokenizer: Tokenizer, ids: Sequence[int], start: int, new: Sequence[int], added: str
+    tokenizer: Translator, ids: Sequence[int], start: int, new: Sequence[int], added: str
 ) -> bool:
     """Whether `new` after the first `start` tokens has the text of the others and `added`.
 
@@ -74,7 +76,7 @@ def _spells(
     return tokenizer.decode_all([*before, *new]) == known + added
 
 
-def following(tokenizer: Tokenizer, ids: Sequence[int], text: str, window: int) -> list[int]:
+def following(tokenizer: Translator, ids: Sequence[int], text: str, window: int) -> list[int]:
     """Return the tokens of `text` after `ids`, which stay as they are.
 
     Where `ids` are not the beginning of the encoding of both, `text` is encoded alone.
@@ -89,7 +91,7 @@ def following(tokenizer: Tokenizer, ids: Sequence[int], text: str, window: int) 
     return _alone(tokenizer, text)
 
 
-def _begin(tokenizer: Tokenizer, ids: Sequence[int], window: int) -> tuple[int, bool]:
+def _begin(tokenizer: Translator, ids: Sequence[int], window: int) -> tuple[int, bool]:
     """Return the first of the last `window` tokens from which a text can be encoded on its own, and
     whether it begins a word or follows a special token.
 
@@ -110,7 +112,7 @@ def _begin(tokenizer: Tokenizer, ids: Sequence[int], window: int) -> tuple[int, 
     return first, False
 
 
-def _alone(tokenizer: Tokenizer, text: str) -> list[int]:
+def _alone(tokenizer: Translator, text: str) -> list[int]:
     """Return the tokens of `text` inside another text.
 
     Some tokenizers put a space before every text. An anchor takes it.

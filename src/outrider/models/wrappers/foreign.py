@@ -1,12 +1,52 @@
 """A draft model with a vocabulary of its own, beside the tokenizers that translate its drafts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from outrider.core.types import IntArray, Prompt, Rows
-from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.wrappers.passing import ModelWrapper
 from outrider.protocols import Cache, LanguageModel, Segment
+
+
+class Translator(Protocol):
+    """What is needed of a tokenizer to write a text in its tokens (`checkpoints.tokenizer`)."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        ...
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text."""
+        ...
+
+    @property
+    def table(self) -> Sequence[str | None]:
+        """The entry of each id in the vocabulary."""
+        ...
+
+    @property
+    def special_texts(self) -> Mapping[int, str]:
+        """The text of each special token."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, with opening tokens."""
+        ...
+
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a part of a text, without opening tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without special tokens."""
+        ...
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with special tokens."""
+        ...
 
 
 class ForeignModel(ModelWrapper):
@@ -23,7 +63,7 @@ class ForeignModel(ModelWrapper):
     """
 
     def __init__(
-        self, model: LanguageModel, *, own: Tokenizer, target: Tokenizer, target_size: int
+        self, model: LanguageModel, *, own: Translator, target: Translator, target_size: int
     ) -> None:
         super().__init__(
             model, replace(model.info, name=f"{model.info.name} with its own tokenizer")

@@ -1,9 +1,11 @@
 """Draft models whose vocabulary is not the target's: which options they fit."""
 
+from typing import cast
+
 from outrider.core.errors import VocabularyError
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import first_difference, only_marks_from, spelling
-from outrider.models.wrappers.foreign import ForeignModel
+from outrider.models.wrappers.foreign import ForeignModel, Translator
 from outrider.protocols import LanguageModel
 from outrider.strategy.recipe import Speculation
 
@@ -57,5 +59,6 @@ def with_tokens(
     model: LanguageModel, own: Tokenizer | None, target: Tokenizer | None, target_size: int
 ) -> ForeignModel:
     """Return a draft model beside both tokenizers, which `is_foreign` has found."""
-    assert own is not None and target is not None
-    return ForeignModel(model, own=own, target=target, target_size=target_size)
+    # A cached property fits a property of a protocol, which the type checker does not see.
+    pair = cast("Translator", own), cast("Translator", target)
+    return ForeignModel(model, own=pair[0], target=pair[1], target_size=target_size)

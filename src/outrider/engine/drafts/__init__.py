@@ -1,0 +1,1 @@
+"""Draft models that need more than the other tiers: a vocabulary of their own."""
