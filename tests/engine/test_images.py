@@ -226,7 +226,7 @@ def test_a_text_draft_knows_all_but_the_marks(folder: Folder, tmp_path: Path) ->
     assert drafted.token_ids == plain.generate("What?", **shown).token_ids
     assert drafted.speculation.target.drafted > 0
     with pytest.raises(VocabularyError, match="token 260"):
-        load(draft, draft=target, dtype="float64")
+        load(draft, draft=target, dtype="float64", drafter="model")
 
 
 def test_a_question_with_marks_is_still_drafted_for(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ LENGTH = 24
 
 OF_ROWS = ("recycling", "stand", "lookahead", "fallback", "switch", "merge")
 """Drafters that learn from rows of refused tokens, or have such a part in their example."""
-OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "lud", "none")
-"""Drafters that need a store, layers of the target or early exits."""
+OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "lud", "universal", "none")
+"""Drafters that need a store, layers of the target, early exits or another tokenizer."""
 
 WAYS: dict[str, dict[str, Any]] = {
     one.name: {"drafter": one.example}

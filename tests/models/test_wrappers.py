@@ -17,9 +17,12 @@ from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected
 from outrider.core.errors import StrategyError
 from outrider.core.types import NO_IDS
-from outrider.guidance.classifier_free import Guided
+from outrider.guidance.cache import MixedCache
+from outrider.guidance.classifier_free import guided
+from outrider.guidance.mixed import Mixed
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.image_model import VisionLanguageModel
+from outrider.models.wrappers.foreign import ForeignModel
 from outrider.models.wrappers.passing import ModelWrapper
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import CAPABILITIES, Cache, Capabilities, ChainRequest, Segment
@@ -76,17 +79,21 @@ WRAPPERS: dict[type, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
         lambda: long_prompt(),
     ),
     Selected: (lambda inner: Selected(inner, Wandering(), CONFIG), lambda: long_prompt()),
-    Guided: (lambda inner: Guided(inner, 2.0), lambda: image_prompt(1, 2)),
+    Mixed: (lambda inner: guided(inner, 2.0), lambda: image_prompt(1, 2)),
     SkippingModel: (skipping, lambda: long_prompt()),
+    ForeignModel: (
+        lambda inner: ForeignModel(inner, own=MagicMock(), target=MagicMock(), target_size=64),
+        lambda: long_prompt(),
+    ),
 }
 """How each is made around a model, and a prompt for which it makes caches of its own."""
 
 CHANGED: dict[tuple[type, str], str] = {
     (Selected, "segmented"): "it rearranges its caches itself",
     (Selected, "selector"): "it is one, and refuses a model that selects already",
-    (Guided, "segmented"): "pieces name tokens of one text, and there are two",
-    (Guided, "selector"): "both texts choose for themselves when they are read",
-    (Guided, "chain_decoder"): "the model inside would choose from rows that are not mixed",
+    (Mixed, "segmented"): "pieces name tokens of one text, and there are two",
+    (Mixed, "selector"): "both texts choose for themselves when they are read",
+    (Mixed, "chain_decoder"): "the model inside would choose from rows that are not mixed",
     (SkippingModel, "layered"): "rows of written tokens lack keys of the layers left out",
     (SkippingModel, "segmented"): "which layers read a token depends on its place",
     (SkippingModel, "selector"): "which layers read a token depends on its place",
@@ -103,7 +110,9 @@ CASES = [pytest.param(w, c, id=f"{w.__name__}-{c}") for w in WRAPPERS for c in C
 
 def opened(cache: Any) -> Any:
     """The cache of the model inside."""
-    return getattr(cache, "inner", getattr(cache, "seen", cache))
+    if isinstance(cache, MixedCache):
+        return cache.sources[0]
+    return getattr(cache, "inner", cache)
 
 
 def protocol_of(capability: str) -> Any:
