@@ -3,6 +3,8 @@
 A tree is an integer array `parents`, with parents before children; -1 is the root (the text).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from outrider.core.types import BoolArray, IntArray
@@ -60,3 +62,30 @@ def path_to(parents: IntArray, node: int) -> list[int]:
         path.append(node)
         node = int(parents[node])
     return path[::-1]
+
+
+def matched(
+    tokens: Sequence[int], parents: Sequence[int], wanted: Sequence[int] | IntArray
+) -> list[int]:
+    """Return the nodes from the root on that match the longest beginning of `wanted`.
+
+    Args:
+        tokens: the token of each node; parents come before their children.
+        parents: the parent of each node; -1 is the root.
+        wanted: the tokens to match.
+    """
+    path: list[int] = []
+    node = -1
+    for token in wanted:
+        node = _child(tokens, parents, node, int(token))
+        if node < 0:
+            break
+        path.append(node)
+    return path
+
+
+def _child(tokens: Sequence[int], parents: Sequence[int], parent: int, token: int) -> int:
+    for node in range(parent + 1, len(tokens)):
+        if parents[node] == parent and tokens[node] == token:
+            return node
+    return -1

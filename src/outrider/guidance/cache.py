@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from outrider.core.tree import matched
 from outrider.core.types import NO_IDS, IntArray, as_ids
 from outrider.protocols import Cache, Segment
 
@@ -69,20 +70,7 @@ class MixedCache:
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Return the rows that match the longest proper prefix of `tokens`."""
-        path: list[int] = []
-        node = -1
-        for token in tokens[:-1]:
-            node = self._row_of(node, int(token))
-            if node < 0:
-                break
-            path.append(node)
-        return path
-
-    def _row_of(self, parent: int, token: int) -> int:
-        for row in range(parent + 1, len(self._tokens)):
-            if self._parents[row] == parent and self._tokens[row] == token:
-                return row
-        return -1
+        return matched(self._tokens, self._parents, tokens[:-1])
 
     def append(self, segment: Segment) -> None:
         """Note the rows of a segment, before any source reads them."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError, StrategyError
 from outrider.core.types import Exactness
+from outrider.guidance.mix import wide
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Mixer
 from outrider.guidance.recipe import Parts, Recipe
@@ -90,13 +91,13 @@ class _Contrast(Mixer):
     def mixed(self, found: Found) -> Float[Tensor, "rows vocab"]:
         rows = found.rows[0]
         assert rows is not None and rows.states is not None
-        last = _log_probs(rows.logits)
+        last = torch.log_softmax(wide(rows.logits), dim=-1)
         probs = last.exp()
         early, most = last, torch.zeros(len(last), dtype=last.dtype, device=last.device)
         for layer, states in zip(self.layers, rows.states, strict=True):
             if layer == self.layered.num_layers:
                 continue  # the last layer does not differ from itself
-            candidate = _log_probs(self.layered.read_out(states))
+            candidate = torch.log_softmax(wide(self.layered.read_out(states)), dim=-1)
             apart = divergence(probs, last, candidate)
             early = torch.where((apart > most)[:, None], candidate, early)
             most = torch.maximum(most, apart)
@@ -123,11 +124,6 @@ def divergence(
     terms = probs * (last - middle) + other * (early - middle)
     # 0 log 0 is 0: a token without probability is -inf here.
     return 0.5 * terms.nan_to_num(nan=0.0).sum(dim=-1)
-
-
-def _log_probs(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    wide = logits if logits.dtype is torch.float64 else logits.float()
-    return torch.log_softmax(wide, dim=-1)
 
 
 METHOD = Method(

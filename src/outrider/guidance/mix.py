@@ -54,7 +54,7 @@ def mix(
     else:
         scores = _sum(parts, space, like=sources[0])
     if alpha > 0.0:
-        probs = torch.softmax(_wide(sources[reference]), dim=-1)
+        probs = torch.softmax(wide(sources[reference]), dim=-1)
         unlikely = probs < alpha * probs.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(unlikely, -torch.inf)
     if gate is not None:
@@ -63,10 +63,10 @@ def mix(
 
 
 def _sum(parts: Sequence[tuple[Tensor, float]], space: Space, like: Tensor) -> Tensor:
-    total = torch.zeros_like(_wide(like))
+    total = torch.zeros_like(wide(like))
     excluded = torch.zeros_like(total, dtype=torch.bool)
     for logits, weight in parts:
-        term = _in_space(_wide(logits), space) * weight
+        term = _in_space(wide(logits), space) * weight
         total = total + term
         if weight > 0.0:
             excluded |= term == -torch.inf
@@ -83,6 +83,6 @@ def _in_space(logits: Tensor, space: Space) -> Tensor:
     return torch.softmax(logits, dim=-1)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """Convert to float32; keep float64."""
+def wide(logits: Tensor) -> Tensor:
+    """Return logits in float32; those in float64 as they are."""
     return logits if logits.dtype is torch.float64 else logits.float()

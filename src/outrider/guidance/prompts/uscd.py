@@ -13,6 +13,7 @@ from torch import Tensor
 
 from outrider.core.checks import Range
 from outrider.core.types import Exactness
+from outrider.guidance.mix import wide
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Gate, Weighted
 from outrider.guidance.prompts.examples import without_examples
@@ -90,7 +91,7 @@ class Uncertain:
 
 def collision(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
     """Return the probability that two tokens drawn from a row are equal: `sum p ** 2`."""
-    return _probs(logits).square().sum(dim=-1)
+    return torch.softmax(wide(logits), dim=-1).square().sum(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +110,12 @@ class _Floored(Weighted):
         base, chosen = found.logits(0), found.masks[1]
         if found.rows[1] is None:  # no row is mixed
             return scores
-        low = _probs(base) < self.floor / base.shape[-1]
+        low = torch.softmax(wide(base), dim=-1) < self.floor / base.shape[-1]
         if chosen is not None:
             low &= chosen[:, None]
         scores = scores.masked_fill(low, -torch.inf)
         nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)
         return torch.where(nothing, base.to(scores.dtype), scores)
-
-
-def _probs(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    wide = logits if logits.dtype is torch.float64 else logits.float()
-    return torch.softmax(wide, dim=-1)
 
 
 METHOD = Method(

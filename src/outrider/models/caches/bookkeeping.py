@@ -15,7 +15,14 @@ import numpy as np
 from torch import Tensor
 
 from outrider.core.errors import ContextError
-from outrider.core.tree import chain_parents, check_parents, depths, is_chain, visible_rows
+from outrider.core.tree import (
+    chain_parents,
+    check_parents,
+    depths,
+    is_chain,
+    matched,
+    visible_rows,
+)
 from outrider.core.types import BoolArray, IntArray, as_ids
 from outrider.models.caches.positions import Places
 from outrider.protocols import CacheReport, Segment
@@ -129,20 +136,7 @@ class CacheBook:
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Return the rows that match the longest proper prefix of `tokens`."""
-        path: list[int] = []
-        node = -1
-        for token in tokens[:-1]:
-            node = self._row_of(node, int(token))
-            if node < 0:
-                break
-            path.append(node)
-        return path
-
-    def _row_of(self, parent: int, token: int) -> int:
-        for row in range(parent + 1, len(self._tokens)):
-            if self._parents[row] == parent and self._tokens[row] == token:
-                return row
-        return -1
+        return matched(self._tokens, self._parents, tokens[:-1])
 
     # -- operations of a round --------------------------------------------------------------
 

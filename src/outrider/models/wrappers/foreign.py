@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from outrider.core.types import IntArray, Prompt, Rows
 from outrider.models.wrappers.passing import ModelWrapper
 from outrider.protocols import Cache, LanguageModel, Segment
 
 
+@runtime_checkable
 class Translator(Protocol):
     """What is needed of a tokenizer to write a text in its tokens (`checkpoints.tokenizer`)."""
 
