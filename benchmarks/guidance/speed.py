@@ -74,9 +74,10 @@ def main() -> None:
     parser.add_argument("--of-each", type=int, default=2, help="prompts of each category")
     parser.add_argument("--length", type=int, default=64, help="tokens of each text")
     parser.add_argument("--guidance", default="1.5", help="a scale, or a method with its options")
+    parser.add_argument("--dtype", default="auto", help="of the weights, for all systems")
     parser.add_argument("--seconds", type=float, default=480.0)
     given = parser.parse_args()
-    plain = load(given.model, threads=1, mode="none")
+    plain = load(given.model, threads=1, mode="none", dtype=given.dtype)
     target, codec = plain.strategy.target, plain.tokenizer
     made = {
         "plain": plain,
