@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -185,6 +185,7 @@ class Played:
             self.tree = []
 
 
+@settings(max_examples=150)
 @given(st.data())
 def test_rows_are_those_of_the_text_whatever_came_before(data: Any) -> None:
     played = Played()
