@@ -48,7 +48,7 @@ _HINTS = {
     "position_ids": "Leave it out",
     "custom_generate": "Leave it out",
     "token_type_ids": "Leave it out",
-    "assistant_tokenizer": "Give a draft model with the vocabulary of the target",
+    "assistant_tokenizer": "Give the draft model as a folder: its own tokenizer is used",
     "synced_gpus": "Run one process for each model",
     "inputs_embeds": "Give Prompt(embeddings=...) to outrider.load(...).generate",
     "past_key_values": "Keep the generator of outrider.load: it reuses what it has read",

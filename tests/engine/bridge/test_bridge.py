@@ -319,7 +319,7 @@ def test_what_changes_nothing_or_has_a_counterpart(options: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 3}, "num_beams is 3.*Beam search is not built"),
+        ({"num_beams": 3}, "num_beams is 3.*Use .*search"),
         ({"assistant_early_exit": 2}, "drafter=.*swift"),
         ({"past_key_values": object()}, "past_key_values is .*Keep the generator"),
         ({"checker": object()}, "checker is .*Give it to outrider.load"),

@@ -42,7 +42,7 @@ class Field:
     note: str = ""
 
 
-_BEAMS = "Beam search is not built; sample with num_return_sequences and rank the texts"
+_BEAMS = "Use outrider.load(...).search('beam', ...)"
 _DICT = "Use outrider.load(...).generate, whose Result holds log-probabilities and counts"
 
 FIELDS: Mapping[str, Field] = {
@@ -82,14 +82,14 @@ FIELDS: Mapping[str, Field] = {
         Use.REFUSED, False, "Logits that are not finite end the request with an error"
     ),
     "guidance_scale": Field(Use.LOADING, note="guidance of outrider.load"),
-    "penalty_alpha": Field(Use.REFUSED, note="Contrastive search is not built"),
-    "dola_layers": Field(Use.REFUSED, note="DoLa is not built"),
+    "penalty_alpha": Field(Use.REFUSED, note="Use outrider.load(...).search('contrastive', ...)"),
+    "dola_layers": Field(Use.REFUSED, note="Give guidance='dola'"),
     "constraints": Field(Use.REFUSED, note="Give a logits processor that allows what you need"),
     "force_words_ids": Field(Use.REFUSED, note="Give a logits processor that allows what you need"),
     "token_healing": Field(Use.REFUSED, False, "End the prompt at the end of a word"),
     # Beams.
     "num_beams": Field(Use.REFUSED, 1, _BEAMS),
-    "num_beam_groups": Field(Use.REFUSED, 1, _BEAMS),
+    "num_beam_groups": Field(Use.REFUSED, 1, _BEAMS.replace("beam", "diverse-beam")),
     "diversity_penalty": Field(Use.NO_EFFECT, 0.0, "weighs groups of beams"),
     "early_stopping": Field(Use.NO_EFFECT, False, "ends beam search"),
     "length_penalty": Field(Use.NO_EFFECT, 1.0, "ranks beams"),
