@@ -101,18 +101,21 @@ class HeadChain(ModelDrafter):
         if any(state.masks for state in states):
             return ModelDrafter.propose(self, states, tails, budgets)
         assert isinstance(model, NativeHead)
-        drafts, reading = [EMPTY_DRAFT] * len(states), 0.0
-        for i, (state, tail, budget) in enumerate(zip(states, tails, budgets, strict=True)):
-            asks = self.asks[kind_of(state)]
-            if not budget.share(self.name) or budget.worth is None or not asks.pays():
-                continue
-            read = read_ahead(model, [state], [budget])
+        drafts = [EMPTY_DRAFT] * len(states)
+        paying = [
+            (i, worth, asks)
+            for i, (state, budget) in enumerate(zip(states, budgets, strict=True))
+            if budget.share(self.name) and (worth := budget.worth) is not None
+            if (asks := self.asks[kind_of(state)]).pays()
+        ]
+        chosen = [i for i, _, _ in paying]
+        reading = read_ahead(model, [states[i] for i in chosen], [budgets[i] for i in chosen])
+        for i, worth, asks in paying:
             begun = perf_counter()
-            drafts[i] = self._selected(model, state, tail, budget)
-            spent = asks.seconds(perf_counter() - begun) + read
-            floors = budget.worth.floors[: len(drafts[i])]
-            state.ask = Ask(budget.worth.rate * spent + sum(floors), len(drafts[i]))
-            reading += read
+            drafts[i] = self._selected(model, states[i], tails[i], budgets[i])
+            spent = asks.seconds(perf_counter() - begun) + reading / len(paying)
+            floors = worth.floors[: len(drafts[i])]
+            states[i].ask = Ask(worth.rate * spent + sum(floors), len(drafts[i]))
         return timed(drafts, reading)
 
     def _selected(
