@@ -77,22 +77,19 @@ class View:
         return self._choices[node]
 
     def _choose(self, node: int) -> int:
-        index = self.index(node)
-
-        def quick(logits: Tensor) -> int | None:
-            if self.sampler.checks is not None:
-                return self.sampler.choose(logits, self.context(node))
-            found = self.sampler.choose_at(logits, index)
-            return (
-                found
-                if found is not None
-                else self.sampler.choose_edited(logits, self.context(node))
-            )
-
-        found = self._read(node, quick)
+        found = self._read(node, lambda logits: self._quick(logits, node))
         if found is not None:
             return found
-        return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
+        return self.sampler.draw(self._support(node), self.index(node), Purpose.CHOICE)
+
+    def _quick(self, logits: Tensor, node: int) -> int | None:
+        """Return the choice, if it can be made without the support of the distribution."""
+        if self.sampler.checks is not None:
+            return self.sampler.choose(logits, self.context(node))
+        found = self.sampler.choose_at(logits, self.index(node))
+        if found is not None:
+            return found
+        return self.sampler.choose_edited(logits, self.context(node))
 
     def _read(self, node: int, read: Callable[[Tensor], T]) -> T:
         """Read the logits after `node`; where guidance has left no token that the request allows,
