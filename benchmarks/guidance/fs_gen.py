@@ -39,8 +39,8 @@ from outrider.guidance.mixer import Gate, Mask
 from outrider.guidance.routing import routers
 from outrider.guidance.routing.fs_gen import Asking, FsGen
 from outrider.guidance.routing.routers import top_probs
+from outrider.guidance.routing.sentences import SentencePlaces, pieces
 from outrider.guidance.routing.steps import steps_of
-from outrider.guidance.routing.turns import Turns, pieces
 from outrider.guidance.source import Source
 
 PAIRS = (("target", "draft"), ("target", "qualifier"), ("qualifier", "draft"))
@@ -98,7 +98,7 @@ def scaling(tiny: Family, texts: dict[str, list[Text]]) -> None:
 
 def places(tiny: Family, texts: Sequence[Text]) -> None:
     """Print how often the small model differs from the target, by place and by certainty."""
-    turns = Turns(pieces(tiny.codec), 10**6)
+    places = SentencePlaces(pieces(tiny.codec), 10**6)
     rows: dict[str, list[tuple[bool, str]]] = {}
     scores: list[tuple[float, float, bool]] = []
     for number, (prompt, text) in enumerate(texts):
@@ -106,7 +106,7 @@ def places(tiny: Family, texts: Sequence[Text]) -> None:
         differs = logits.argmax(dim=-1).numpy() != np.array(text)
         top = top_probs(logits, 2).numpy()
         for place, wrong in enumerate(differs):
-            in_sentence = turns.after(text[:place]).written
+            in_sentence = places.after(text[:place]).written
             names = (
                 f"token {_bin(place, (0, 1, 4, 16, 32))} of the text",
                 f"token {_bin(in_sentence, (0, 1, 4, 16))} of a sentence",

@@ -15,6 +15,7 @@ from outrider.guidance.retrieval.store import LogitStore, Origin
 from outrider.protocols import LanguageModel
 from outrider.strategy.catalogue import names, record
 from outrider.testing import check_guidance
+from outrider.testing.searches import LetterCodec
 from tests.exactness.setups.checkpoints import PROMPTS, load_family, make_tiers
 from tests.exactness.setups.rigs import Family
 
@@ -78,19 +79,14 @@ CASES = {
 """How each method is built here; a new method needs an entry."""
 
 
-class Words:
+class Words(LetterCodec):
     """A tokenizer in which a third of the tokens end a sentence."""
-
-    has_chat = False
 
     def encode(self, text: str) -> tuple[int, ...]:
         return (1,)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(" one." if i % 3 == 0 else " two" for i in ids)
-
-    def chat(self, messages: object) -> tuple[int, ...]:
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,11 @@ from outrider.core.checks import Range
 from outrider.core.types import Exactness, Prompt
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Weighted
-from outrider.guidance.recipe import OtherModel, Parts, Recipe
+from outrider.guidance.recipe import PLAUSIBLE, OtherModel, Parts, Recipe
 from outrider.guidance.source import Source, View, same
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
-_SHARE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
 _TEMPERATURE = Range(0.0, above=True, hint="Give a number above 0, such as 0.5")
 _CONTEXT = Range(0, whole=True, hint="Give a number of tokens; 0 reads the whole prompt")
 
@@ -40,7 +39,7 @@ class Contrastive(Recipe):
     context: int = 0
 
     def __post_init__(self) -> None:
-        _SHARE.check("alpha", self.alpha)
+        PLAUSIBLE.check("alpha", self.alpha)
         _TEMPERATURE.check("temperature", self.temperature)
         _CONTEXT.check("context", self.context)
 

@@ -10,18 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.checks import Range
 from outrider.core.errors import OptionError, StrategyError
 from outrider.core.types import Exactness
 from outrider.guidance.mix import wide
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Mixer
-from outrider.guidance.recipe import Parts, Recipe
-from outrider.guidance.source import Source
+from outrider.guidance.recipe import PLAUSIBLE, Parts, Recipe
+from outrider.guidance.source import Source, states_of
 from outrider.protocols import LanguageModel, Layered
 from outrider.protocols.method import Method, Paper
-
-_SHARE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +44,7 @@ class Dola(Recipe):
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        _SHARE.check("alpha", self.alpha)
+        PLAUSIBLE.check("alpha", self.alpha)
         if self.half not in ("low", "high"):
             raise OptionError(f"half is {self.half!r}", hint="Give low or high")
 
@@ -59,14 +56,15 @@ class Dola(Recipe):
             StrategyError: the target does not return the states of its layers.
         """
         target = parts.target
-        if target.hidden_states is None or target.layered is None:
+        states_of(target, "'dola'")
+        if (layered := target.layered) is None:
             raise StrategyError(
-                f"{target.info.name} does not return the states of its layers, which 'dola' reads",
-                hint="Use a checkpoint that Outrider runs itself, such as a Llama or Qwen2 shape",
+                f"{target.info.name} cannot apply its head to early layers, which 'dola' needs",
+                hint="Leave out layer skipping",
             )
-        layers = self.candidates(target.layered.num_layers)
+        layers = self.candidates(layered.num_layers)
         source = Source(model=target, layers=layers)
-        return Mixed([source], _Contrast(self.alpha, layers, target.layered), str(self))
+        return Mixed([source], _Contrast(self.alpha, layers, layered), str(self))
 
     def candidates(self, num_layers: int) -> tuple[int, ...]:
         """Return the candidates in a model of `num_layers` layers. Raises `OptionError`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.types import Exactness, Prompt
+from outrider.guidance.mix import wide
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import RowMap, Weighted
 from outrider.guidance.recipe import OtherModel, Parts, Recipe
@@ -103,7 +104,7 @@ class _LineEnds:
     def __call__(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
         if not self.tokens:
             return logits
-        known = torch.log_softmax(logits if logits.dtype is torch.float64 else logits.float(), -1)
+        known = torch.log_softmax(wide(logits), -1)
         moved = torch.logsumexp(known[:, [*self.tokens, self.end]], dim=-1)
         known = known.index_fill(-1, torch.tensor(self.tokens), -torch.inf)
         known[:, self.end] = moved

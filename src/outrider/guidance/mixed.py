@@ -57,7 +57,7 @@ class Mixed(ModelWrapper):
         self.chain_decoder = None  # the inner model would choose from logits that are not mixed
         self.segmented = None  # pieces refer to tokens of one text, and there are several
         self.selector = None  # all texts select their chunks when they are read
-        if any(0 not in stage for stage in mixer.stages[:1]):
+        if 0 not in mixer.stages[0]:
             self.layered = self.hidden_states = None  # the base may be behind the text
 
     def start(

@@ -6,10 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
+from outrider.core.checks import Range
 from outrider.core.expression import quoted
 from outrider.inputs.given import GivenPrompt, TextCodec
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Value, text_of
+
+PLAUSIBLE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
+"""Of the option `alpha` of methods that exclude implausible tokens."""
 
 OtherModel = str | Path | LanguageModel
 """A model beside the target: a folder, a known model, a hub name, or a built model."""

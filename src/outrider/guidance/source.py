@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from outrider.core.errors import StrategyError
 from outrider.core.types import Prompt
-from outrider.protocols import LanguageModel
+from outrider.protocols import HiddenStates, LanguageModel
 
 View = Callable[[Prompt], Prompt | None]
 """Maps a prompt to the prompt that a source reads; None: there is nothing to read, and the prompt
@@ -44,6 +45,20 @@ def unconditional(model: LanguageModel) -> View:
         return blank_images(prompt) if reads_images else last_token(prompt)
 
     return view
+
+
+def states_of(model: LanguageModel, reader: str) -> HiddenStates:
+    """Return the states of the layers of a model, which `reader` needs.
+
+    Raises:
+        StrategyError: the model does not return them.
+    """
+    if model.hidden_states is None:
+        raise StrategyError(
+            f"{model.info.name} does not return the states of its layers, which {reader} reads",
+            hint="Use a checkpoint that Outrider runs itself, such as a Llama or Qwen2 shape",
+        )
+    return model.hidden_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

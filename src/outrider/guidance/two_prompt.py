@@ -11,7 +11,7 @@ from outrider.core.checks import Range
 from outrider.core.types import Exactness, Message
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Weighted
-from outrider.guidance.recipe import Parts, Recipe
+from outrider.guidance.recipe import PLAUSIBLE, Parts, Recipe
 from outrider.guidance.source import Source, contrast
 from outrider.inputs.given import GivenPrompt
 from outrider.inputs.images.messages import is_chat
@@ -19,7 +19,6 @@ from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
 _STRENGTH = Range(0.0, below=True, hint="Give a number of at least 0, such as 0.5")
-_SHARE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ class TwoPrompt(Recipe):
 
     def __post_init__(self) -> None:
         _STRENGTH.check("strength", self.strength)
-        _SHARE.check("alpha", self.alpha)
+        PLAUSIBLE.check("alpha", self.alpha)
 
     def contrast(self, prompt: GivenPrompt) -> GivenPrompt | None:
         """Return the prompt with the other system message."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from outrider.core.types import Message
+from outrider.testing.searches import LetterCodec
 
 
-class Numbers:
+class Numbers(LetterCodec):
     """Encodes numbers as themselves."""
-
-    has_chat = False
 
     def __init__(self, fingerprint: str = "numbers") -> None:
         self.fingerprint = fingerprint
@@ -20,6 +18,3 @@ class Numbers:
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
-
-    def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        raise NotImplementedError

@@ -12,9 +12,10 @@ from outrider.core.types import Prompt
 from outrider.drafters import NoDrafter
 from outrider.guidance.recipe import Parts
 from outrider.guidance.routing.foreal import Foreal
-from outrider.guidance.routing.turns import Turn, Turns, pieces
+from outrider.guidance.routing.sentences import SentencePlace, SentencePlaces, pieces
 from outrider.models.tabular import TabularModel
 from outrider.protocols import LanguageModel
+from outrider.testing.searches import LetterCodec
 from tests.exactness.setups.rigs import outputs, run, stage
 
 pytestmark = pytest.mark.method("foreal")
@@ -24,19 +25,14 @@ PROMPT = Prompt(token_ids=(1, 2))
 STOP = 3
 
 
-class Codec:
+class Codec(LetterCodec):
     """Token 3 ends a sentence."""
-
-    has_chat = False
 
     def encode(self, text: str) -> tuple[int, ...]:
         return (1,)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(" end." if i == STOP else " word" for i in ids)
-
-    def chat(self, messages: object) -> tuple[int, ...]:
-        raise NotImplementedError
 
 
 def built(**options: Any) -> LanguageModel:
@@ -100,8 +96,8 @@ def test_the_gate_is_a_function_of_the_seed_and_follows_the_share() -> None:
 
 
 def test_a_weak_run_is_no_longer_than_its_limit() -> None:
-    turns = Turns(pieces(Codec()), longest=5)
-    places = [turns.after((1,) * n) for n in range(11)]
+    places_of = SentencePlaces(pieces(Codec()), longest=5)
+    places = [places_of.after((1,) * n) for n in range(11)]
     assert [place.written for place in places] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
     assert places[-1].sentence == 2
 
@@ -121,19 +117,19 @@ def test_a_weak_run_is_no_longer_than_its_limit() -> None:
     ],
 )
 def test_where_sentences_end(parts: list[str], sentences: int) -> None:
-    turn = Turn()
+    place = SentencePlace()
     for part in parts:
-        turn = turn.after(part, 1000)
-    assert turn.sentence == sentences
+        place = place.after(part, 1000)
+    assert place.sentence == sentences
 
 
 @given(st.lists(st.integers(0, 6), max_size=30), st.randoms())
 def test_places_do_not_depend_on_what_was_asked_before(tokens: list[int], order: Any) -> None:
     ends = list(range(len(tokens) + 1))
-    shared = Turns(pieces(Codec()), longest=9)
+    shared = SentencePlaces(pieces(Codec()), longest=9)
     order.shuffle(ends)
     for end in ends:
-        fresh = Turns(pieces(Codec()), longest=9).after(tuple(tokens[:end]))
+        fresh = SentencePlaces(pieces(Codec()), longest=9).after(tuple(tokens[:end]))
         assert shared.after(tuple(tokens[:end])) == fresh
 
 

@@ -13,14 +13,13 @@ from outrider.core.types import Exactness
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Weighted
 from outrider.guidance.prompts.leading import neutralised, with_cue
-from outrider.guidance.recipe import Parts, Recipe
+from outrider.guidance.recipe import PLAUSIBLE, Parts, Recipe
 from outrider.guidance.source import Source, contrast
 from outrider.inputs.given import GivenPrompt
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
 _STRENGTH = Range(0.0, below=True, hint="Give a number of at least 0, such as 1")
-_SHARE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
 _KINDS = ("neutral", "leading")
 
 
@@ -54,7 +53,7 @@ class Lqcd(Recipe):
 
     def __post_init__(self) -> None:
         _STRENGTH.check("strength", self.strength)
-        _SHARE.check("alpha", self.alpha)
+        PLAUSIBLE.check("alpha", self.alpha)
         if self.given not in _KINDS:
             raise OptionError(f"given is {self.given!r}", hint="Give neutral or leading")
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.errors import OptionError, StrategyError
+from outrider.core.errors import OptionError
 from outrider.core.types import Message, Prompt, Rows, as_ids
 from outrider.guidance.retrieval.store import KEPT, MOST, LogitStore, Origin
+from outrider.guidance.source import states_of
 from outrider.inputs.lines import numbered_lines
 from outrider.protocols import LanguageModel, Segment
 
@@ -121,12 +122,7 @@ def build_store(
         OptionError: there is no such layer, or there are more than `MOST` contexts.
         StrategyError: the model does not return the states of its layers.
     """
-    if model.hidden_states is None:
-        raise StrategyError(
-            f"{model.info.name} does not return the states of its layers, which the store holds",
-            hint="Use a checkpoint that Outrider runs itself, such as a Llama or Qwen2 shape",
-        )
-    most = model.hidden_states.num_layers
+    most = states_of(model, "a store of answers").num_layers
     layer = default_layer(most) if layer is None else layer
     if not 1 <= layer <= most:
         raise OptionError(f"layer is {layer}", hint=f"Give a layer from 1 to {most}")

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.checks import Range
-from outrider.core.errors import StrategyError
 from outrider.core.types import Exactness
+from outrider.guidance.mix import wide
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Mixer
 from outrider.guidance.recipe import Parts, Recipe
 from outrider.guidance.retrieval.nearest import Nearest
 from outrider.guidance.retrieval.store import Fingerprinted, LogitStore
-from outrider.guidance.source import Source
+from outrider.guidance.source import Source, states_of
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
 
@@ -74,11 +74,7 @@ class Caad(Recipe):
             StrategyError: the target does not return the states of its layers.
         """
         target = parts.target
-        if target.hidden_states is None:
-            raise StrategyError(
-                f"{target.info.name} does not return the states of its layers, which 'caad' reads",
-                hint="Use a checkpoint that Outrider runs itself, such as a Llama or Qwen2 shape",
-            )
+        states_of(target, "'caad'")
         store = self.opened()
         codec = parts.codec
         store.check(target.info, codec if isinstance(codec, Fingerprinted) else None)
@@ -134,7 +130,7 @@ class Retrieving(Mixer):
         }
         if not known:
             return logits
-        out = logits.clone() if logits.dtype is torch.float64 else logits.float().clone()
+        out = wide(logits).clone()
         for row, after in known.items():
             out[row] = self._row(out[row], after)
         return out

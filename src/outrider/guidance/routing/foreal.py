@@ -17,7 +17,7 @@ from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Mask
 from outrider.guidance.recipe import OtherModel, Parts, Recipe
 from outrider.guidance.routing.routed import Routed
-from outrider.guidance.routing.turns import Turns, pieces
+from outrider.guidance.routing.sentences import SentencePlaces, pieces
 from outrider.guidance.source import Source
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Method, Paper
@@ -65,9 +65,9 @@ class Foreal(Recipe):
                 "'foreal' looks for the ends of sentences, and the target has no tokenizer",
                 hint="Load the target from a folder with a tokenizer, or give tokenizer=...",
             )
-        turns = Turns(pieces(parts.codec), self.lead + self.longest)
+        places = SentencePlaces(pieces(parts.codec), self.lead + self.longest)
         sources = Source(model=parts.target), Source(model=parts.models["weak"])
-        return Mixed(sources, _Leading(self, turns), str(self))
+        return Mixed(sources, _Leading(self, places), str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,17 @@ class _Leading(Routed):
     """The first source begins sentences."""
 
     recipe: Foreal
-    turns: Turns
+    places: SentencePlaces
     reads_texts: ClassVar[bool] = True
 
     def leads(self, found: Found) -> Mask:
         return torch.tensor([self._leads(text) for text in found.texts], dtype=torch.bool)
 
     def _leads(self, text: tuple[int, ...]) -> bool:
-        turn = self.turns.after(text)
-        if turn.written >= self.recipe.lead:
+        place = self.places.after(text)
+        if place.written >= self.recipe.lead:
             return False
-        return uniform((self.recipe.seed << 32) ^ turn.sentence) < self.recipe.share
+        return uniform((self.recipe.seed << 32) ^ place.sentence) < self.recipe.share
 
 
 METHOD = Method(

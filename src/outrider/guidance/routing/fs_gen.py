@@ -20,7 +20,7 @@ from outrider.core.types import Exactness
 from outrider.guidance.mix import mix
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Gate, Mask, Mixer
-from outrider.guidance.recipe import OtherModel, Parts, Recipe
+from outrider.guidance.recipe import PLAUSIBLE, OtherModel, Parts, Recipe
 from outrider.guidance.routing import routers
 from outrider.guidance.source import Source
 from outrider.protocols import LanguageModel
@@ -29,7 +29,6 @@ from outrider.protocols.method import Method, Paper
 ROUTERS = ("max-prob", "gap", "svm", "always", "never")
 SLOW_SIDES = ("oracle", "contrast", "proxy")
 
-_SHARE = Range(0.0, 1.0, hint="Give a share of the best token's probability, such as 0.1")
 _STRENGTH = Range(0.0, below=True, hint="Give a number of at least 0")
 _THRESHOLDS = {
     "max-prob": Range(0.0, 1.0, optional=True, hint="Give a probability, such as 0.5"),
@@ -101,7 +100,7 @@ class FsGen(Recipe):
             )
         if (self.router == "svm") != (self.svm is not None):
             raise OptionError("router=svm and svm=FILE go together", hint="Give both or neither")
-        _SHARE.check("alpha", self.alpha)
+        PLAUSIBLE.check("alpha", self.alpha)
         _STRENGTH.check("beta", self.beta)
         _STRENGTH.check("strength", self.strength)
         given = (self.tuned is not None) + (self.adapter is not None)
@@ -157,7 +156,7 @@ class Asking(Mixer):
     asks: Gate
 
     @property
-    def stages(self) -> tuple[tuple[int, ...], ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def stages(self) -> tuple[tuple[int, ...], ...]:
         """The small model first: it decides about the others."""
         slow = (_LARGE, _TUNED) if self.recipe.slow == "proxy" else (_LARGE,)
         return (_SMALL,), slow

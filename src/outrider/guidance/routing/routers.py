@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.errors import OptionError, in_short
+from outrider.guidance.mix import wide
 from outrider.guidance.mixer import Gate, Mask
 
 FEATURES = 10
@@ -21,8 +22,7 @@ def top_probs(
     logits: Float[Tensor, "rows vocab"], count: int = FEATURES
 ) -> Float[Tensor, "rows count"]:
     """Return the largest probabilities of each row, descending; 0 for tokens that do not exist."""
-    wide = logits if logits.dtype is torch.float64 else logits.float()
-    probs = torch.softmax(wide, dim=-1)
+    probs = torch.softmax(wide(logits), dim=-1)
     top = probs.topk(min(count, probs.shape[-1]), dim=-1).values
     return torch.nn.functional.pad(top, (0, count - top.shape[-1]))
 

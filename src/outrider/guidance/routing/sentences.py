@@ -14,7 +14,7 @@ _TAIL = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class SentencePlace:
     """The place of the next token.
 
     Attributes:
@@ -33,7 +33,7 @@ class Turn:
     in_code: bool = False
     in_math: bool = False
 
-    def after(self, piece: str, longest: int) -> "Turn":
+    def after(self, piece: str, longest: int) -> "SentencePlace":
         """Return the place after a token with this text.
 
         A sentence ends with a line, or with one of `.?!` and closing quotes or brackets. After a
@@ -47,8 +47,8 @@ class Turn:
         ends = has_words and not in_code and not in_math and self._ends(text, piece)
         tail = text[-_TAIL:]
         if ends or self.written + 1 >= longest:
-            return Turn(self.sentence + 1, 0, False, tail, in_code, in_math)
-        return Turn(self.sentence, self.written + 1, has_words, tail, in_code, in_math)
+            return SentencePlace(self.sentence + 1, 0, False, tail, in_code, in_math)
+        return SentencePlace(self.sentence, self.written + 1, has_words, tail, in_code, in_math)
 
     def _fences(self, text: str) -> int:
         """Count the marks of code that this token completes."""
@@ -62,7 +62,7 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Turns:
+class SentencePlaces:
     """Finds the place after each of several texts, which share beginnings.
 
     Attributes:
@@ -72,20 +72,22 @@ class Turns:
 
     piece: Callable[[int], str]
     longest: int
-    _known: dict[tuple[int, ...], Turn] = field(default_factory=dict[tuple[int, ...], Turn])
+    _known: dict[tuple[int, ...], SentencePlace] = field(
+        default_factory=dict[tuple[int, ...], SentencePlace]
+    )
 
-    def after(self, tokens: tuple[int, ...]) -> Turn:
+    def after(self, tokens: tuple[int, ...]) -> SentencePlace:
         """Return the place after these generated tokens."""
         if len(self._known) > _KEPT:
             self._known.clear()
         size = len(tokens)
         while size and tokens[:size] not in self._known:
             size -= 1
-        turn = self._known[tokens[:size]] if size else Turn()
+        place = self._known[tokens[:size]] if size else SentencePlace()
         for end in range(size + 1, len(tokens) + 1):
-            turn = turn.after(self.piece(tokens[end - 1]), self.longest)
-            self._known[tokens[:end]] = turn
-        return turn
+            place = place.after(self.piece(tokens[end - 1]), self.longest)
+            self._known[tokens[:end]] = place
+        return place
 
 
 _KEPT = 4096
