@@ -1,10 +1,15 @@
 """What must hold of every search strategy (`outrider.testing.searches`)."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from outrider.search import Search
+from outrider.search import Search, Task
+from outrider.search.account import SearchStoppedError
+from outrider.search.candidate import Candidate
 from outrider.strategy.catalogue import names, record
-from outrider.testing.searches import check_search
+from outrider.testing.rigs import tabular_family
+from outrider.testing.searches import check_search, searched
 
 SCORED: set[str] = {"a-star", "deal", "pg-td", "transfer-q"}
 """Strategies that need a scorer."""
@@ -30,3 +35,15 @@ def test_the_contract(name: str) -> None:
         return made
 
     check_search(make, scored=name in SCORED)
+
+
+class Nothing(Search):
+    """A strategy that finds nothing."""
+
+    def run(self, task: Task) -> Sequence[Candidate]:
+        return []
+
+
+def test_a_search_without_any_text_is_an_error() -> None:
+    with pytest.raises(SearchStoppedError, match="found no text"):
+        searched(Nothing(), tabular_family().target, (1, 2))

@@ -228,7 +228,7 @@ def test_options() -> None:
         found_in(document=" \n ")
 
 
-@pytest.mark.parametrize("room", [1, 2, 4, 8, 11])
+@pytest.mark.parametrize("room", [1, 2, 4, 8, 11, 13, 20, 33])  # the last three: one too few
 @pytest.mark.parametrize("skip", [True, False])
 def test_nothing_is_read_beyond_the_window(room: int, skip: bool) -> None:
     """Beginnings that do not fit are told apart no further, and ends that do not are not found."""

@@ -12,7 +12,7 @@ from outrider.drafters import NoDrafter
 from outrider.models.tabular import TabularModel
 from outrider.search import Limits
 from outrider.search.scorers.scorer import ScorerError
-from outrider.search.trees.a_star import AStar, Found
+from outrider.search.trees.a_star import AStar, Found, State
 from outrider.testing.rigs import finish, generation, stage, tabular_family
 from outrider.testing.rigs import undrafted as plain
 from outrider.testing.searches import END, LENGTH, Counted, LetterCodec, searched, task
@@ -109,6 +109,16 @@ def test_a_constant_scorer_goes_deeper_first_and_returns_a_plain_sample() -> Non
     steps = [round(f, 9) for f in found.popped]
     assert len(found.popped) == len(sampled(1.2)) + 1 and set(steps[1:]) == {0.5}
     assert found.candidates()[0].token_ids == sampled(1.2)
+
+
+def test_of_equal_sums_the_larger_reward_comes_first_and_then_the_longer_text() -> None:
+    states = [
+        State(reward=0.5, spent=0.0, steps=3),
+        State(reward=1.0, spent=0.5, steps=1),
+        State(reward=1.0, spent=0.5, steps=2),
+        State(reward=0.9, spent=0.0),
+    ]
+    assert [states.index(one) for one in sorted(states, key=lambda one: one.key)] == [3, 2, 1, 0]
 
 
 LEVELS = 4
