@@ -146,6 +146,7 @@ def child(args: argparse.Namespace, model: Any, case: Case) -> None:
     whole, reading = systems(args, model)
     policy = (whole | reading).get(args.child)
     own = model if policy is None else model.under(policy)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest point begins anew
     loaded = _status("VmRSS")
     [cache] = own.start([case.prompt])
     write(own, cache, 8, 0)
