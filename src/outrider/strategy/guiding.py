@@ -8,6 +8,7 @@ from outrider.core.types import Prompt
 from outrider.guidance.classifier_free import ClassifierFree, check_scale
 from outrider.guidance.recipe import Parts, Recipe
 from outrider.inputs.given import TextCodec
+from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Value
 from outrider.strategy.catalogue import names, record
@@ -66,14 +67,21 @@ def guided(
 
 
 def check_contrast(prompts: Sequence[Prompt], target: LanguageModel, recipe: Recipe | None) -> None:
-    """Raise `OptionError` if a prompt comes with another one, and nothing reads that.
+    """Check the other prompts that come with prompts; `recipe` is the guidance of `target`, None if
+    that is unknown or there is none.
 
-    `recipe` is the guidance of `target`; None if that is unknown or there is none.
+    Raises:
+        OptionError: nothing reads them.
+        ContextError: one is empty, does not fit, or holds ids that the target does not know.
     """
-    if all(prompt.contrast is None for prompt in prompts):
+    others = [prompt.contrast for prompt in prompts if prompt.contrast is not None]
+    if not others:
         return
     if recipe is not None or not target.info.whole_prompts:
         check_reads_contrast(recipe)
+    for other in others:
+        if other.image_prompt is None and other.context is None:  # else the model knows its length
+            check_prompt(target, other, "the other prompt (contrast)")
 
 
 def check_reads_contrast(recipe: Recipe | None) -> None:
