@@ -19,20 +19,31 @@ recipe."""
 
 
 def recipe_of(given: GivenGuidance) -> Recipe | None:
-    """Read a guidance method; None for a scale of 1, which guides nothing.
+    """Read a guidance method; None for a scale of 1, which guides nothing, in any form.
 
     Raises:
         OptionError: there is no such method, or an option of it is not valid.
     """
     if isinstance(given, Recipe):
-        return given
+        return None if given == ClassifierFree(scale=1.0) else _with_known_types(given)
     if not isinstance(given, str):
         check_scale(given)
         return None if given == 1.0 else ClassifierFree(scale=float(given))
     try:
         return recipe_of(float(given))
     except ValueError:
-        return named(given, {})
+        return recipe_of(named(given, {}))
+
+
+def _with_known_types(recipe: Recipe) -> Recipe:
+    """Return a recipe that was built in Python. Raises `OptionError` if a value of an option has a
+    type that the option does not accept."""
+    listed = recipe.name in names("guidance") and _class(recipe.name) is type(recipe)
+    for option in record("guidance", recipe.name).options.values() if listed else ():
+        value = getattr(recipe, option.name)
+        if value is None or isinstance(value, bool | int | float | str | tuple):
+            option.read(recipe.name, value)
+    return recipe
 
 
 def named(given: str, more: Mapping[str, Value]) -> Recipe:

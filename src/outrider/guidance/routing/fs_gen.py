@@ -6,7 +6,7 @@ that decides when the slow side is called.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,6 +103,12 @@ class FsGen(Recipe):
         PLAUSIBLE.check("alpha", self.alpha)
         _STRENGTH.check("beta", self.beta)
         _STRENGTH.check("strength", self.strength)
+        for option, side in _OF_SIDES.items():
+            if self.slow != side and getattr(self, option) != _default_of(option):
+                raise OptionError(
+                    f"{option} is given, and slow={self.slow} does not read it",
+                    hint=f"Give slow={side} as well, or leave {option} out",
+                )
         given = (self.tuned is not None) + (self.adapter is not None)
         if given != (self.slow == "proxy"):
             raise OptionError(
@@ -138,6 +144,14 @@ class FsGen(Recipe):
             "always": routers.always,
             "never": routers.never,
         }[self.router]
+
+
+_OF_SIDES = {"beta": "contrast", "alpha": "contrast", "strength": "proxy"}
+"""Options that one slow side reads."""
+
+
+def _default_of(option: str) -> float:
+    return next(one.default for one in fields(FsGen) if one.name == option)
 
 
 _LARGE, _SMALL, _TUNED = range(3)
