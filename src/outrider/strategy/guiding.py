@@ -11,7 +11,7 @@ from outrider.inputs.given import TextCodec
 from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Value
-from outrider.strategy.catalogue import names, record
+from outrider.strategy.catalogue import names, record, records
 
 GivenGuidance = float | str | Recipe
 """A scale of classifier-free guidance, an expression such as `contrastive(amateur=./small)`, or a
@@ -103,6 +103,16 @@ def check_reads_contrast(recipe: Recipe | None) -> None:
             f"another prompt is given for contrast, but {method}",
             hint=f"Leave it out, or choose {_readers()}",
         )
+
+
+def by_needs() -> dict[str, list[str]]:
+    """Return the names of the methods: `alone` need the target only, `with_others` another model,
+    or a store."""
+    found: dict[str, list[str]] = {"alone": [], "with_others": []}
+    for one in records("guidance"):
+        needed = any(option.required for option in one.options.values())
+        found["with_others" if needed else "alone"].append(one.name)
+    return found
 
 
 def _readers() -> str:
