@@ -103,11 +103,12 @@ class FsGen(Recipe):
         PLAUSIBLE.check("alpha", self.alpha)
         _STRENGTH.check("beta", self.beta)
         _STRENGTH.check("strength", self.strength)
-        for option, side in _OF_SIDES.items():
-            if self.slow != side and getattr(self, option) != _default_of(option):
+        for one in fields(self):
+            side = _OF_SIDES.get(one.name, self.slow)
+            if side != self.slow and getattr(self, one.name) != one.default:
                 raise OptionError(
-                    f"{option} is given, and slow={self.slow} does not read it",
-                    hint=f"Give slow={side} as well, or leave {option} out",
+                    f"{one.name} is given, and slow={self.slow} does not read it",
+                    hint=f"Give slow={side} as well, or leave {one.name} out",
                 )
         given = (self.tuned is not None) + (self.adapter is not None)
         if given != (self.slow == "proxy"):
@@ -148,10 +149,6 @@ class FsGen(Recipe):
 
 _OF_SIDES = {"beta": "contrast", "alpha": "contrast", "strength": "proxy"}
 """Options that one slow side reads."""
-
-
-def _default_of(option: str) -> float:
-    return next(one.default for one in fields(FsGen) if one.name == option)
 
 
 _LARGE, _SMALL, _TUNED = range(3)
