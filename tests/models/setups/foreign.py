@@ -11,8 +11,8 @@ from tests.models.setups.make_checkpoints import byte_symbols, make_checkpoint
 
 
 def foreign_checkpoint(folder: Path) -> Path:
-    """Write a random checkpoint that ends at token 258. Its vocabulary is the bytes in another order,
-    and two words."""
+    """Write a random checkpoint that ends at token 258; its vocabulary: the bytes in another
+    order, and two words."""
     make_checkpoint(folder, tokenizer=True, std=0.3)
     symbols = byte_symbols()[::-1]
     vocab = {symbol: place for place, symbol in enumerate([*symbols, "ab", "th", "<end>"])}
