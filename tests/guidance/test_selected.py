@@ -8,7 +8,7 @@ import torch
 
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected
-from outrider.core.types import Prompt, as_ids
+from outrider.core.types import Passage, Prompt, as_ids
 from outrider.drafters import Lookup, NoDrafter
 from outrider.guidance.classifier_free import guided
 from outrider.guidance.mixed import Mixed
@@ -32,7 +32,7 @@ def other_prompt(tail: tuple[int, ...] = (7, 8)) -> Prompt:
     assert context is not None
     begin = context.start
     inside = FIRST.token_ids[begin : begin + context.num_tokens]
-    moved = replace(context, start=begin + 1)
+    moved = replace(context, start=begin + 1, query=Passage("", tail))
     return Prompt(token_ids=(*FIRST.token_ids[:begin], 9, *inside, *tail), context=moved)
 
 
