@@ -50,6 +50,9 @@ def test_the_other_prompt_is_read_with_the_chunks_of_the_first_one() -> None:
         parts = [context.chunks[i].token_ids for i in chosen]
         head, tail = prompt.token_ids[: context.start], prompt.token_ids[context.starts[-1] :]
         texts.append((*head, *(token for part in parts for token in part), *tail))
+    assert model.selection(other).chosen != chosen
+    inner: Any = cache
+    assert [tuple(one.text) for one in inner.inner.sources] == texts
     for row, after in enumerate(((), (1, 2))):
         seen, null = (MODEL.logits_after((*text, *after)) for text in texts)
         torch.testing.assert_close(rows.logits[row], null + 3.0 * (seen - null))
