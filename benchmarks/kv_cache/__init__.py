@@ -1,0 +1,1 @@
+"""Memories beside the cache of keys and values."""
