@@ -89,11 +89,10 @@ def pictures(sprite: Path, photos: Path) -> Iterator[tuple[Image.Image, int]]:
                 file := tar.extractfile(member)
             ):
                 yield Image.open(file).convert("RGB"), labels[name]
-    left = PLAIN_PHOTOS
     with tarfile.open(photos / "train.tar") as tar:
-        for member in tar:
-            if left and member.isfile() and (file := tar.extractfile(member)):
-                left -= 1
+        members = [member for member in tar if member.isfile()]
+        for member in random.Random(0).sample(members, PLAIN_PHOTOS):
+            if file := tar.extractfile(member):
                 yield Image.open(file).convert("L").resize((28, 28)).convert("RGB"), -1
 
 
