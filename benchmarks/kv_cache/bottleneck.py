@@ -17,8 +17,9 @@ Intervals are bootstraps over seeds; differences are paired.
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -137,6 +138,10 @@ def class_means(one: Split) -> History:
 Row = Mapping[str, str | float | int]
 
 
+Done = Set[tuple[str, int, float]]
+"""Rows that are in the file: system, seed and rate."""
+
+
 def row(system: str, seed: int, rate: float, chosen: float, judged: History, cpu: float) -> Row:
     """A line of the file of rows."""
     return {
@@ -151,11 +156,16 @@ def row(system: str, seed: int, rate: float, chosen: float, judged: History, cpu
     }
 
 
-def heads(one: Split, epochs: int) -> Iterator[Row]:
+def left(system: str, seed: int, rates: Sequence[float], done: Done) -> list[float]:
+    """The rates whose rows are missing."""
+    return [rate for rate in rates if (system, seed, rate) not in done]
+
+
+def heads(one: Split, epochs: int, done: Done) -> Iterator[Row]:
     """Both heads, in tasks and at once, with all rates."""
     for kind in ("linear", "mlp"):
         for name, of in (("", list), (" joint", joined)):
-            for rate in HEAD_RATES:
+            for rate in left(kind + name, one.seed, HEAD_RATES, done):
                 begun = process_time()
                 fitting = Fitting(rate=rate, epochs=epochs, batch=BATCH, seed=one.seed)
                 chosen, judged = run_head(
@@ -164,7 +174,7 @@ def heads(one: Split, epochs: int) -> Iterator[Row]:
                 yield row(kind + name, one.seed, rate, chosen.final, judged, process_time() - begun)
 
 
-def memories(one: Split, epochs: int, settings: KeySettings) -> Iterator[Row]:
+def memories(one: Split, epochs: int, settings: KeySettings, done: Done) -> Iterator[Row]:
     """The bottleneck and what is left of it without its ideas, with all rates."""
     settings = replace(settings, seed=one.seed)
     made: Mapping[str, Callable[[], Keys]] = {
@@ -173,6 +183,9 @@ def memories(one: Split, epochs: int, settings: KeySettings) -> Iterator[Row]:
         "one book": lambda: fit_keys(one.plain, replace(settings, books=1)),
     }
     for system, make in made.items():
+        names = [f"{system} joint", system] if system == "bottleneck" else [system]
+        if not any(left(name, one.seed, BOOK_RATES, done) for name in names):
+            continue
         keys = make()
         parts = [
             [Examples(keys.fetch(states), labels) for states, labels in part]
@@ -182,17 +195,16 @@ def memories(one: Split, epochs: int, settings: KeySettings) -> Iterator[Row]:
             [Examples(torch.cat([p.fetched for p in part]), torch.cat([p.labels for p in part]))]
             for part in parts
         ]
-        for name, (tasks, *tests) in ((system, parts), (f"{system} joint", whole)):
-            if name not in ("bottleneck", "bottleneck joint", "random keys", "one book"):
-                continue
-            for rate in BOOK_RATES:
+        for name in names:
+            tasks, *tests = whole if name.endswith("joint") else parts
+            for rate in left(name, one.seed, BOOK_RATES, done):
                 begun = process_time()
                 fitting = Fitting(rate=rate, epochs=epochs, batch=BATCH, seed=one.seed)
                 (chosen, judged), memory = run_memory(keys, tasks, tests, fitting)
                 cpu = process_time() - begun
-                yield row(name, one.seed, rate, chosen.final, judged, cpu)
                 if name == "bottleneck":
                     yield used_only(memory, one, rate, judged)
+                yield row(name, one.seed, rate, chosen.final, judged, cpu)
 
 
 def used_only(memory: Bottleneck, one: Split, rate: float, judged: History) -> Row:
@@ -211,18 +223,21 @@ def used_only(memory: Bottleneck, one: Split, rate: float, judged: History) -> R
 def measured(given: argparse.Namespace) -> None:
     """Write the rows of all seeds that the file lacks."""
     tensors = load_file(given.features)
-    done = {one["seed"] for one in read(given.rows)} if given.rows.is_file() else set()
+    rows = read(given.rows) if given.rows.is_file() else []
+    done = {(one["system"], one["seed"], one["rate"]) for one in rows}
     until = perf_counter() + given.seconds
     settings = replace(SETTINGS, books=given.books, keys=given.keys)
     for seed in SEEDS:
-        if seed in done or perf_counter() > until:
-            continue
         one = split(tensors["states"], tensors["labels"], seed)
-        rows = [row("class means", seed, 0.0, 0.0, class_means(one), 0.0)]
-        rows += heads(one, given.epochs)
-        rows += memories(one, given.epochs, settings)
+        found = chain(heads(one, given.epochs, done), memories(one, given.epochs, settings, done))
         with given.rows.open("a") as file:
-            file.writelines(json.dumps(own) + "\n" for own in rows)
+            if ("class means", seed, 0.0) not in done:
+                own = row("class means", seed, 0.0, 0.0, class_means(one), 0.0)
+                print(json.dumps(own), file=file)
+            for own in found:
+                print(json.dumps(own), file=file, flush=True)
+                if perf_counter() > until:
+                    return
         print(f"seed {seed}: {sum(len(n) for _, n in one.learned)} learned", flush=True)
 
 

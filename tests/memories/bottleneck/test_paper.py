@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from outrider.memories.bottleneck import Bottleneck, Keys, KeySettings, fit_keys, random_keys
+from outrider.memories.bottleneck.keys import RunningMeans
 
 BOOKS, COUNT, SIZE, WIDTH = 5, 16, 3, 12
 LABELS = ("a", "b", "c", "d")
@@ -137,8 +138,6 @@ def test_keys_are_running_means_of_what_is_nearest() -> None:
     generator = torch.Generator().manual_seed(0)
     middle = torch.tensor([[8.0, 0.0], [-8.0, 0.0]])
     rows = torch.cat([m + 0.5 * torch.randn(300, 2, generator=generator) for m in middle])
-    from outrider.memories.bottleneck.keys import RunningMeans
-
     means = RunningMeans(torch.tensor([[5.0, 5.0], [-3.0, 1.0], [0.0, 99.0]]), 0.9)
     for _ in range(20):
         for part in rows[torch.randperm(600, generator=generator)].split(50):
@@ -149,12 +148,12 @@ def test_keys_are_running_means_of_what_is_nearest() -> None:
 
 def test_one_step_of_the_running_mean_is_that_of_the_paper() -> None:
     """N = 0.95 N + 0.05 n, m = 0.95 m + 0.05 sum, key = m / N, with N = 1 and m = key first."""
-    from outrider.memories.bottleneck.keys import RunningMeans
-
-    means = RunningMeans(torch.tensor([[1.0], [10.0]]), 0.95)
-    means.step(torch.tensor([[2.0], [4.0], [3.0]]))
-    expected = (0.95 * 1.0 + 0.05 * 9.0) / (0.95 + 0.05 * 3)
-    torch.testing.assert_close(means.keys, torch.tensor([[expected], [10.0]]))
+    start = torch.tensor([[1.0], [10.0], [50.0]])
+    means = RunningMeans(start, 0.95)
+    means.step(torch.tensor([[2.0], [4.0], [40.0], [3.0]]))
+    three, one = (0.95 * 1.0 + 0.05 * 9.0) / (0.95 + 0.05 * 3), 0.95 * 50.0 + 0.05 * 40.0
+    torch.testing.assert_close(means.keys, torch.tensor([[three], [10.0], [one]]))
+    assert torch.equal(start, torch.tensor([[1.0], [10.0], [50.0]]))
 
 
 def test_initialised_keys_are_nearer_and_more_of_them_are_used() -> None:
