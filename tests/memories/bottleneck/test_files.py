@@ -84,6 +84,10 @@ def test_nothing_at_the_place_and_places_that_refuse(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="cannot be written"):
         learned().save(tmp_path / "file")
+    (tmp_path / "taken/bottleneck.json").mkdir(parents=True)
+    with pytest.raises(OptionError, match="cannot be written"):
+        learned().save(tmp_path / "taken")
+    assert not list((tmp_path / "taken").glob("*.part")) + list((tmp_path / "taken").glob(".*"))
 
 
 def test_wrong_states_and_settings_are_refused() -> None:

@@ -123,12 +123,12 @@ def test_states_are_those_of_the_last_token(tiny: outrider.Generator) -> None:
     from outrider.core.types import Prompt, as_ids
     from outrider.protocols import Segment
 
-    target, form = tiny.strategy.target, "Q: {text} A:"
+    target, form = tiny.strategy.target, "Q: {text} {A}:"
     reader = StateReader(target, tiny.tokenizer, form=form)
     texts = ["One", "Two dogs ran {text}", "Three red birds flew over the wood"] * 7
     found = reader.read(texts)
     for number in (0, 1, 2, 20):
-        ids = tiny.tokenizer.encode(f"Q: {texts[number]} A:")
+        ids = tiny.tokenizer.encode(f"Q: {texts[number]} {{A}}:")
         [cache] = target.start([Prompt(token_ids=ids)])
         [rows] = target.forward([Segment(cache, as_ids([]))], [as_ids([-1])])
         torch.testing.assert_close(found[number], rows.hidden[0].float(), atol=2e-4, rtol=1e-3)
@@ -179,7 +179,7 @@ def test_the_result_depends_on_the_seed_of_the_order_only() -> None:
 
 
 def test_forgetting_is_what_was_lost_since_the_best_value() -> None:
-    history = History(((0.9, 0.0, 0.0), (0.5, 0.8, 0.0), (0.6, 0.2, 1.0)))
+    history = History(((0.7, 0.0, 0.0), (0.9, 0.8, 0.0), (0.6, 0.2, 1.0)))
     assert history.final == pytest.approx(0.6)
     assert history.forgetting == pytest.approx(((0.9 - 0.6) + (0.8 - 0.2)) / 2)
     assert History(((0.7,),)).forgetting == 0.0

@@ -102,7 +102,7 @@ class BottleneckRecipe:
         if len({*labels}) < len(labels):
             twice = next(one for one in labels if labels.count(one) > 1)
             raise OptionError(f"label {twice!r} is in two places", hint="Name each label once")
-        self.key_settings, self.fitting  # noqa: B018 - both check their ranges
+        _ = self.key_settings, self.fitting  # both check their ranges
 
     @property
     def labels(self) -> tuple[str, ...]:
