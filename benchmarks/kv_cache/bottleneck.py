@@ -10,7 +10,8 @@ draws the split (5/8 for training, 1/8 for choosing, 2/8 for the test), the task
 first weights. Each system has its own learning rate, the one with the best accuracy on all labels
 after the last task, on the part for choosing; the test part only judges. `joint` learns all labels
 at once: the upper bound. `random keys` and `one book` switch the paper's ideas off; `used only`
-leaves keys out that were never learned. The mean of each class needs no rate and forgets nothing.
+leaves keys out that were never learned. The nearest mean of a class
+needs no rate, and its means never change; only further classes compete.
 Intervals are bootstraps over seeds; differences are paired.
 """
 
