@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from outrider.core.errors import OptionError, VocabularyError
 from outrider.engine.labels.labeller import Labeller
 from outrider.engine.labels.states import StateReader
 from outrider.memories.bottleneck import Bottleneck
+from outrider.training.bottleneck.config import BottleneckRecipe
+from outrider.training.bottleneck.data import texts_by_label, unlabelled_texts
 from outrider.training.bottleneck.fit import Examples, Fitting, History, learn, learn_tasks
 from outrider.training.bottleneck.train import train_bottleneck
+from outrider.training.core.config import read_table
 from tests.memories.bottleneck.test_paper import labels, memory, states
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="no compiled kernels")
@@ -116,6 +120,30 @@ def test_a_labeller_labels_texts_and_learns_more(
         one.teach([odd], ["sums", "dogs"], rate=1.0)
     with pytest.raises(OptionError, match="rate is 0"):
         one.teach([odd], ["sums"], rate=0.0)
+
+
+def test_a_labeller_reads_the_layer_and_the_form_of_its_memory(
+    run: tuple[Path, str], tiny: outrider.Generator
+) -> None:
+    own = Bottleneck.read(run[0])
+    origin = replace(own.origin, layer=2, form="Q: {text} A:")
+    values = torch.randn(own.values.shape, generator=torch.Generator().manual_seed(0))
+    other = replace(own, values=values, origin=origin)
+    one = Labeller(tiny.strategy.target, tiny.tokenizer, other)
+    reader = StateReader(tiny.strategy.target, tiny.tokenizer, 2, "Q: {text} A:")
+    texts = [*SUMS, *DOGS, *CODE]
+    assert one.label(texts) == other.classify(reader.read(texts))
+
+
+def test_texts_for_the_keys_have_no_label_of_a_task(tmp_path: Path) -> None:
+    recipe = read_table(written(tmp_path), BottleneckRecipe)
+    found = unlabelled_texts(recipe, tmp_path)
+    assert len(found) == 24 and {*found} < {*PLAIN}
+    labelled = texts_by_label(recipe, tmp_path)
+    assert {label: len({*texts}) for label, texts in labelled.items()} == dict.fromkeys(
+        ("sums", "dogs", "code"), 11
+    )
+    assert {*labelled["dogs"]} < {*DOGS}
 
 
 def test_states_are_those_of_the_last_token(tiny: outrider.Generator) -> None:
