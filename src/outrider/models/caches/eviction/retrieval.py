@@ -155,6 +155,8 @@ class Blocks(Eviction):
                 self._form(view, layer, formed)
             self.count += formed
         room = (budget - policy.sinks - recent - policy.block) // policy.block
+        if not self.count:  # all rows are first or recent ones
+            return None
         if view.rows <= budget and all(
             len(view.kept(p)) == view.rows for p in range(view.shape.planes)
         ):
