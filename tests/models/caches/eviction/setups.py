@@ -91,6 +91,15 @@ def gates_for(one: Any, seed: int = 0) -> Gates:
 
 
 POINTS = {"chunk": 4, "every": 4}
+_BLOCKS = POINTS | {
+    "budget": 17,
+    "sinks": 2,
+    "local": 0.25,
+    "block": 3,
+    "representatives": 2,
+    "probe": 3,
+}
+"""2 first rows, 4 recent ones and some that form no block yet, and 2 blocks of 3 rows."""
 
 
 def policy(name: str, one: Any, **options: Any) -> KvPolicy:
@@ -101,8 +110,8 @@ def policy(name: str, one: Any, **options: Any) -> KvPolicy:
         "snapkv": {"budget": 8, "window": 3},
         "duo": {"sinks": 2, "recent": 3, **POINTS},
         "rlkv": {"sinks": 1, "recent": 4, **POINTS},
-        "infllm": {"budget": 12, "sinks": 2, "block": 3, "representatives": 2, "probe": 3} | POINTS,
-        "actqkv": {"budget": 12, "sinks": 2, "block": 3, "representatives": 2, "probe": 3} | POINTS,
+        "infllm": _BLOCKS,
+        "actqkv": _BLOCKS,
     }
     settings = small[name] | options
     if name in ("duo", "rlkv"):
