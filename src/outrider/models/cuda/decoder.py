@@ -12,6 +12,7 @@ from torch import Tensor
 from outrider.core.errors import LogitsError
 from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers
 from outrider.models.checkpoints.checkpoint import Checkpoint
@@ -75,6 +76,12 @@ class StaticDecoder(Decoder):
         other = super().keeping(layers)
         other.pool = StoragePool(other._layout)
         return other
+
+    def under(self, policy: KvPolicy) -> Decoder:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the model with caches under a policy; its forwards are not captured."""
+        plain = object.__new__(Decoder)
+        plain.__dict__.update(self.__dict__)
+        return plain.under(policy)
 
     def _fresh_cache(self) -> StaticCache:
         return StaticCache(self._layout, self.pool)

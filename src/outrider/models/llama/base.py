@@ -177,6 +177,8 @@ class OwnModel:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             reads_all=tuple(window is None for window in config.windows),
+            rotary=config.rotary,
+            cap=config.scales.attention_cap or 0,
             context_length=config.context_length,
             find_fingerprint=lambda: self.info.fingerprint,
         )
@@ -270,9 +272,15 @@ class OwnModel:
         Of the states that caches keep, it stores the outputs of its own layers.
 
         Raises:
-            StrategyError: given rows are scaled before the first layer, so states are no input.
+            StrategyError: given rows are scaled before the first layer, so states are no input; or
+                a policy drops rows of the cache (`under`), and rows are read once for it.
             OptionError: there are no such layers.
         """
+        if self._compression is not None:
+            raise StrategyError(
+                f"{self.info.name} drops rows of its cache, and early exits read rows twice",
+                hint="Leave out the policy of the cache, or the early exits",
+            )
         if self.config.scales.rows != 1:
             raise StrategyError(
                 f"{self.info.name} scales the rows that enter its first layer",

@@ -56,7 +56,10 @@ class RotaryTable:
 
     def _reach(self, bound: int) -> None:
         if bound > len(self._cos):
-            self._grow(max(bound, min(2 * bound, self._rope.context_length)))
+            longest = self._rope.context_length
+            if bound > longest:  # under a policy of the cache that moves positions
+                longest = bound + bound // 4
+            self._grow(max(bound, min(2 * bound, longest)))
 
     def _grow(self, length: int) -> None:
         cos, sin = self._rope.turns(torch.arange(length, device=self._device), self._dtype)

@@ -79,9 +79,9 @@ def activated(queries: Float[Tensor, "queries heads head_dim"]) -> Float[Tensor,
 
 
 def entropy(scores: Float[Tensor, " blocks"]) -> float:
-    """Return the entropy of the softmax of scores, in nats."""
+    """Return the entropy of the softmax of scores, in nats; 0 if they are not numbers."""
     logs = scores.double().log_softmax(dim=0)
-    return float(-(logs.exp() * logs).sum())
+    return float(-torch.nan_to_num(logs.exp() * logs).sum())
 
 
 def by_entropy(entropies: list[float], room: int) -> list[int]:

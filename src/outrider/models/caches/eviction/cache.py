@@ -75,6 +75,8 @@ class CompressedCache(DecoderCache):
     def _point(self, rows: int) -> int | None:
         """Return the first point after `rows` rows; None if there is none."""
         policy, prompt = self.compression.policy, self.prompt
+        if not any(self.compression.shape.reads_all):  # no layer has rows to drop
+            return None
         if policy.reads_texts:
             return (rows // policy.every + 1) * policy.every if policy.every else None
         if rows < prompt:
@@ -113,7 +115,7 @@ class CompressedCache(DecoderCache):
         """Return pending rows that must be read in a forward of their own, up to the next point;
         None if the other rows can be read together."""
         start, point, end = self._length, self._next, len(self._text) - 1
-        if self._fed or point is None or end <= point or start >= point:
+        if self._fed or point is None or end < point:
             return None
         embeddings = self.embeddings
         plan = Feed(
@@ -141,6 +143,8 @@ class CompressedCache(DecoderCache):
     def _ask(self, plan: Feed, old: int) -> None:
         """Choose the rows of a feed whose queries are kept; `old` counts speculative rows."""
         self.asked = None
+        if self._next is None:  # nothing will read them
+            return
         drafted = plan.start + len(plan.tokens) - len(self._text)
         unread = len(plan.tokens) - max(drafted - old, 0)
         rows = np.arange(plan.start, plan.start + len(plan.tokens))
@@ -152,9 +156,8 @@ class CompressedCache(DecoderCache):
         shape, taken = self.compression.shape, np.flatnonzero(wanted)
         size = (len(taken), shape.num_layers, shape.num_heads, shape.head_dim)
         wide = torch.promote_types(self.layout.dtype, torch.float32)
-        if self.layout.dtype == torch.int8:
-            wide = torch.float32
-        self.asked = Asked(taken, torch.empty(size, dtype=wide, device=self.layout.device))
+        # Zeros, since a model made of some layers writes the queries of these layers only.
+        self.asked = Asked(taken, torch.zeros(size, dtype=wide, device=self.layout.device))
         names = np.concatenate((rows[:unread], np.arange(old, old + len(rows) - unread)))
         self._log.note(self.asked, names[taken], int((taken < unread).sum()))
 
@@ -172,6 +175,11 @@ class CompressedCache(DecoderCache):
         super().commit(tokens)
         self._log.cut(self._length)
         self._reach()
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all speculative rows but `rows`, ascending, whose parents must be among them."""
+        super().keep_rows(rows)
+        self._log.keep_drafted(rows)
 
     def settle(self) -> None:
         """Count all tokens as read; compress the cache if they reach a point."""
@@ -194,6 +202,8 @@ class CompressedCache(DecoderCache):
 
     def _restart(self) -> None:
         self.storage.readers.discard(self)
+        if self._archive is not None:
+            self._archive.readers.discard(self)
         self.planes = whole_planes(self.compression.shape.planes)
         self.storage = self._make(self.layout, 0)
         self.storage.readers.add(self)
@@ -286,8 +296,9 @@ class CompressedCache(DecoderCache):
         if not any(map(len, choice.turns)):
             return
         known: dict[bytes, tuple[Tensor, Tensor]] = {}  # heads of a layer often move alike
+        shape = self.compression.shape
         for plane, turns in enumerate(choice.turns):
-            if not len(turns):
+            if not len(turns) or not shape.rotary[plane // shape.num_kv_heads]:
                 continue
             wide = torch.float64 if self.layout.dtype == torch.float64 else torch.float32
             mark = turns.tobytes()
@@ -302,21 +313,27 @@ class CompressedCache(DecoderCache):
         return CompressedStorage(layout, self.planes, capacity)
 
     def _renew(self, start: int, end: int) -> None:
-        """Move to exclusive storage; behind kept rows it grows by few rows at a time."""
+        """Move to exclusive storage; behind kept rows it grows by few rows at a time, or by a
+        quarter of what the largest plane holds where no point follows soon."""
         if not self.planes.end:
             super()._renew(start, end)
             return
         capacity = self.storage.capacity
         kept = [Run(0, min(start, capacity), 0)]
-        self._exchange(kept, end + _SPARE if end > capacity else capacity)
+        if end > capacity:
+            spare = (end + int(self.planes.shift.max())) // 4
+            soon = spare if self._next is None else min(spare, self._next - end)
+            capacity = end + max(soon, _SPARE)
+        self._exchange(kept, capacity)
 
     # -- figures ----------------------------------------------------------------------------
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, of the archive, and of what the policy notes."""
+        """Bytes of keys and values, of the archive, and of what the policy notes, the queries
+        since the last point included."""
         archive = 0 if self._archive is None else self._archive.nbytes
-        return self.storage.nbytes + archive + self._eviction.nbytes
+        return self.storage.nbytes + archive + self._eviction.nbytes + self._log.nbytes
 
 
 class CacheView:
@@ -357,9 +374,11 @@ class CacheView:
         return torch.stack(out)
 
     def turned(
-        self, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
+        self, layer: int, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
     ) -> Float[Tensor, "kv_heads rows head_dim"]:
-        """Return keys as if their rows were `turns` positions further on."""
+        """Return keys of a layer as if their rows were `turns` positions further on."""
+        if not self.shape.rotary[layer]:
+            return keys
         moved = torch.from_numpy(turns).to(keys.device)
         cos, sin = self._cache.compression.angles(moved, keys.dtype)
         return keys * cos + keys.roll(keys.shape[-1] // 2, dims=-1) * sin
@@ -368,4 +387,5 @@ class CacheView:
         """Return the queries of `asked`."""
         shape = self.shape
         size = (0, shape.num_layers, shape.num_heads, shape.head_dim)
-        return self._cache._log.of_layer(layer, torch.empty(size))
+        empty = torch.empty(size, device=self._cache.layout.device)
+        return self._cache._log.of_layer(layer, empty)

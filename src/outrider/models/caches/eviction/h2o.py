@@ -101,7 +101,7 @@ class HeavyHitters(Eviction):
         ):
             rows = view.kept(plane)
             new = len(rows) - len(self.sums[plane])
-            got = received(grouped[:, head], keys, asked, rows).sum(dim=0).to("cpu")
+            got = received(grouped[:, head], keys, asked, rows, cap=shape.cap).sum(dim=0).to("cpu")
             could = torch.from_numpy((asked[:, None] >= rows[None]).sum(axis=0))
             self.sums[plane] = torch.cat((self.sums[plane].to(got), got.new_zeros(new))) + got
             self.seen[plane] = torch.cat((self.seen[plane].to(got), got.new_zeros(new))) + could

@@ -4,7 +4,7 @@ What `duo.py` and `rlkv.py` share. They differ in how the gates that tell the ki
 trained (`training/gates`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +30,7 @@ _ROWS = Range(0, whole=True, hint="Give a number of rows, such as 64")
 class HeadGates(KvPolicy):
     """Options of policies that tell two kinds of heads apart.
 
-    The budget is the share of heads that keep all rows.
+    The budget is the share of heads that keep all rows, among those of layers without a window.
 
     Attributes:
         gates: a file of gates for this model.
@@ -75,15 +75,19 @@ class HeadGates(KvPolicy):
             OptionError: the gates are those of another model.
         """
         self.loaded.check(shape.find_fingerprint(), shape.num_layers, shape.num_kv_heads)
-        return _TwoKinds(self)
+        return _TwoKinds(self, shape)
 
 
 class _TwoKinds(Eviction):
     """`HeadGates` for one text; it needs no state."""
 
-    def __init__(self, policy: HeadGates) -> None:
+    def __init__(self, policy: HeadGates, shape: Shape) -> None:
         self._policy = policy
-        self._full = policy.loaded.full_heads(1 - policy.budget).ravel()
+        reads_all = np.array(shape.reads_all)
+        self._full = np.ones((shape.num_layers, shape.num_kv_heads), dtype=np.bool_)
+        if reads_all.any():  # heads of layers with windows have no far rows to keep
+            own = replace(policy.loaded, values=policy.loaded.values[reads_all])
+            self._full[reads_all] = own.full_heads(1 - policy.budget)
 
     def asks(self, rows: IntArray, prompt: int) -> BoolArray | None:
         return None
@@ -93,7 +97,7 @@ class _TwoKinds(Eviction):
         if view.rows <= policy.sinks + policy.recent:
             return None
         rows = ends(np.arange(view.rows), policy.sinks, policy.recent)
-        return with_planes(view, [None if full else rows for full in self._full])
+        return with_planes(view, [None if full else rows for full in self._full.ravel()])
 
     def copy(self) -> "Eviction":
         return self

@@ -1,6 +1,5 @@
 """Where the rows of a compressed cache lie: each layer and head has a plane of its own."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,8 +63,3 @@ def whole_planes(count: int) -> Planes:
 def firsts(sizes: IntArray) -> IntArray:
     """Return where each plane begins if one follows the other."""
     return np.concatenate(([0], np.cumsum(sizes)[:-1]))
-
-
-def same_rows(planes: Sequence[IntArray]) -> bool:
-    """Whether all planes have the same rows."""
-    return all(len(p) == len(planes[0]) and (p == planes[0]).all() for p in planes[1:])

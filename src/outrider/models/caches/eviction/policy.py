@@ -31,7 +31,9 @@ class Shape:
     Attributes:
         reads_all: for each layer whether a row reads all rows before it. Layers with a window keep
             their rows.
+        rotary: for each layer whether its keys are turned by their positions.
         context_length: the window for which the model was trained.
+        cap: soft cap of the scores of attention; 0: none.
         find_fingerprint: computes the fingerprint of the model.
     """
 
@@ -40,7 +42,9 @@ class Shape:
     num_kv_heads: int
     head_dim: int
     reads_all: tuple[bool, ...]
+    rotary: tuple[bool, ...]
     context_length: int
+    cap: float = 0
     find_fingerprint: Callable[[], str] = str
 
     @property
@@ -94,9 +98,9 @@ class View(Protocol):
         ...
 
     def turned(
-        self, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
+        self, layer: int, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
     ) -> Float[Tensor, "kv_heads rows head_dim"]:
-        """Return keys as if their rows were `turns` positions further on."""
+        """Return keys of a layer as if their rows were `turns` positions further on."""
         ...
 
     def queries(self, layer: int) -> Float[Tensor, "asked heads head_dim"]:
@@ -196,8 +200,8 @@ class KvPolicy:
         """Return the policy for one text. Raises `OptionError` if it does not fit the model."""
 
     def budget_of(self, rows: int) -> int:
-        """Return the rows that a head may keep of a text of `rows` rows."""
-        return round(self.budget * rows) if self.budget <= 1 else int(self.budget)
+        """Return the rows that a head may keep of a text of `rows` rows, at least 1."""
+        return max(round(self.budget * rows), 1) if self.budget <= 1 else int(self.budget)
 
 
 def whole(view: View) -> list[IntArray]:

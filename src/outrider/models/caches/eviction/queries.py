@@ -43,6 +43,17 @@ class QueryLog:
         """Drop speculative rows from number `drafted` on, which no forward has read."""
         self.drafted = _below(self.drafted, drafted)
 
+    def keep_drafted(self, rows: Sequence[int]) -> None:
+        """Drop speculative rows but `rows`, ascending, which become rows 0, 1, ..."""
+        numbers = np.array(rows, dtype=np.int64)
+        kept: list[tuple[IntArray, Queries]] = []
+        for own, queries in self.drafted:
+            stays = np.isin(own, numbers)
+            if stays.any():
+                moved = np.searchsorted(numbers, own[stays])
+                kept.append((moved, queries[torch.from_numpy(stays)]))
+        self.drafted = kept
+
     def commit(self, kept: Sequence[int], start: int) -> None:
         """Take over speculative rows `kept`, which become rows `start`, `start + 1`, ... of the
         text; drop the others."""
@@ -66,6 +77,11 @@ class QueryLog:
     def copy(self) -> "QueryLog":
         """Return an independent copy; tensors are shared and never written again."""
         return replace(self, known=list(self.known), drafted=list(self.drafted))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all queries."""
+        return sum(queries.nbytes for _, queries in (*self.known, *self.drafted))
 
     @property
     def rows(self) -> IntArray:

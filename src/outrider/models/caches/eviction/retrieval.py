@@ -82,7 +82,15 @@ class Retrieval(KvPolicy):
         return rows
 
     def check(self, shape: Shape) -> None:
-        """Raise `OptionError` if recent rows do not fit into the window of the model."""
+        """Raise `OptionError` if the budget holds no block, or if recent rows do not fit into the
+        window of the model."""
+        least = self.sinks + round(self.budget * self.local) + self.block
+        if 1 < self.budget < least:
+            raise OptionError(
+                f"a budget of {self.budget:g} rows holds {self.sinks} first rows, recent rows, and "
+                f"no block of {self.block}",
+                hint="Give a larger budget, or smaller sinks, block and local",
+            )
         longest = self.budget * self.local + self.block + max(self.chunk, self.every)
         if self.moves and longest >= shape.context_length:
             raise OptionError(
@@ -147,6 +155,8 @@ class Blocks(Eviction):
                 self._form(view, layer, formed)
             self.count += formed
         room = (budget - policy.sinks - recent - policy.block) // policy.block
+        if not self.count:  # all rows are first or recent ones
+            return None
         if view.rows <= budget and all(
             len(view.kept(p)) == view.rows for p in range(view.shape.planes)
         ):
@@ -164,7 +174,7 @@ class Blocks(Eviction):
         if len(view.asked) and len(recent):
             for head, keys in enumerate(view.keys(layer)):
                 own = keys[len(keys) - len(recent) :]  # recent rows are the last ones of a plane
-                got = received(grouped[:, head], own, view.asked, recent)
+                got = received(grouped[:, head], own, view.asked, recent, cap=shape.cap)
                 mass = mass + got.sum(dim=0).float().cpu()
         self.mass[layer] = mass
 
@@ -206,7 +216,7 @@ class Blocks(Eviction):
         probe = self.probe(queries.float().cpu()).unflatten(0, (shape.num_kv_heads, shape.group))
         keys = self.keys[layer]
         if policy.positions == "edge":
-            keys = view.turned(keys, self.begin - self.marks[layer])
+            keys = view.turned(layer, keys, self.begin - self.marks[layer])
         fits = torch.einsum("hgd,hkd->k", probe, keys)
         return fits.view(self.count, -1).sum(dim=1)
 

@@ -86,7 +86,7 @@ class _Voted(Eviction):
             grouped = view.queries(layer).unflatten(1, (shape.num_kv_heads, shape.group))
             for head, keys in enumerate(view.keys(layer)):
                 rows = np.arange(view.rows)
-                votes = received(grouped[:, head], keys, view.asked, rows)
+                votes = received(grouped[:, head], keys, view.asked, rows, cap=shape.cap)
                 votes = self._pooled(votes[:, :old].sum(dim=0).float())
                 kept = best(votes, budget - window).cpu().numpy()
                 chosen.append(np.concatenate((kept, rows[old:])))

@@ -84,9 +84,9 @@ class _Ends(Eviction):
     def choose(self, view: View) -> Choice | None:
         policy, shape = self._policy, view.shape
         budget = policy.budget_of(view.rows)
-        if budget >= view.rows:
-            return None
         recent = max(budget - policy.sinks, 1)
+        if policy.sinks + recent >= view.rows:
+            return None
         rows = ends(np.arange(view.rows), policy.sinks, recent)
         everything = np.arange(view.rows)
         reads_all = [shape.reads_all[plane // shape.num_kv_heads] for plane in range(shape.planes)]

@@ -15,8 +15,7 @@ def received(
     query_rows: IntArray,
     key_rows: IntArray,
     *,
-    before: int | None = None,
-    cap: float = 0,
+    cap: float,
 ) -> Float[Tensor, "queries kept"]:
     """Return the attention of queries to keys, averaged over the query heads that share the keys.
 
@@ -25,15 +24,12 @@ def received(
         keys: of one key-value head.
         query_rows: rows of the queries; a query sees keys of rows up to its own.
         key_rows: rows of the keys.
-        before: only keys of rows before this one take part; None: all.
         cap: soft cap of the scores; 0: none.
     """
     scores = torch.einsum("qgd,kd->qgk", queries.to(keys.dtype), keys)
     if cap:
         scores = cap * torch.tanh(scores / cap)
     hidden = _numbers(key_rows)[None] > _numbers(query_rows)[:, None]
-    if before is not None:
-        hidden = hidden | (_numbers(key_rows)[None] >= before)
     scores = scores.masked_fill(hidden[:, None].to(scores.device), -torch.inf)
     return torch.nan_to_num(scores.softmax(dim=-1)).mean(dim=1)
 
