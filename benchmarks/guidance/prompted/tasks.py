@@ -70,9 +70,7 @@ WISHES: dict[str, Wish] = {
     "one sentence": Wish(
         "Write exactly one sentence.", lambda t, ended: ended and _sentences(t) == 1
     ),
-    "15 words": Wish(
-        "Use fewer than 15 words.", lambda t, ended: ended and 0 < len(words(t)) < 15
-    ),
+    "15 words": Wish("Use fewer than 15 words.", lambda t, ended: ended and 0 < len(words(t)) < 15),
     "bullets": Wish(
         "Write exactly three bullet points, each on a line that begins with '- '.",
         lambda t, _: _lines(t, r"[-*\u2022] ") == 3,

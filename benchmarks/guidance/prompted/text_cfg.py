@@ -130,9 +130,7 @@ def table(given: Sequence[Task], rows: Rows) -> None:
     by_wish(given, every, marks)
 
 
-def by_wish(
-    given: Sequence[Task], every: Sequence[int], marks: dict[str, list[float]]
-) -> None:
+def by_wish(given: Sequence[Task], every: Sequence[int], marks: dict[str, list[float]]) -> None:
     """Print the share of tasks that are as wished, by wish."""
     print("\n| wish | " + " | ".join(marks) + " |\n|---|" + "--:|" * len(marks))
     for wish in WISHES:
