@@ -3,13 +3,15 @@
     python -m benchmarks.guidance.foreal
 
 The target begins each sentence with `lead` tokens and the draft model finishes it (arXiv
-2506.06998). Beside each lead, the target writes the same share of the tokens at random places (the
-idea switched off). Texts are greedy, one at a time; quality is the target's judgement: the loss of
-the text under it, and the share of tokens that it would have chosen. Costs are per token of the
-text, after the prompt: forwards of the target, tokens that each model reads, parameters times
-tokens of both, and processor seconds, relative to the target alone. `without a cache` is what the
-two would read if a model that takes over read the whole text again. Intervals draw prompts. Rows of
-the raw figures go to the file of `--rows`.
+2506.06998). Beside each lead (the idea switched off) the target writes the same share of the tokens
+at random places; runs that are as many and as long, but begin elsewhere (the places of the lead's
+own text, moved round); and a run of as many tokens in the second half of each sentence, which has
+fewer tokens where sentences end before it does. Texts are greedy, one at a time; quality is the
+target's judgement: the loss of the text under it, and the share of tokens that it would have
+chosen. Costs are per token of the text, after the prompt: forwards of the target, tokens that each
+model reads, parameters times tokens of both, and processor seconds, relative to the target alone.
+`without a cache` is what the two would read if a model that takes over read the whole text again.
+Intervals draw prompts. Rows of the raw figures go to the file of `--rows`.
 """
 
 import argparse
@@ -17,12 +19,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.guidance.pairs import Family, Read, ids_of, judged, own_prompts, spread
+from benchmarks.guidance.pairs import (
+    Family,
+    Read,
+    ids_of,
+    judged,
+    other_prompts,
+    own_prompts,
+    spread,
+)
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.search.intervals import difference, shown
 
@@ -33,10 +43,45 @@ from outrider.guidance.mixer import Found, Mask
 from outrider.guidance.recipe import Parts
 from outrider.guidance.routing.foreal import Foreal
 from outrider.guidance.routing.routed import Routed
+from outrider.guidance.routing.sentences import SentencePlaces, pieces
 from outrider.guidance.source import Source
 from outrider.sampling.noise import uniform
 
 ENDLESS = 10**6
+
+
+@dataclass(frozen=True)
+class AtPlaces(Routed):
+    """The target writes the tokens of one text at given places.
+
+    Attributes:
+        places: for each token of the text whether the target writes it; set before each text.
+    """
+
+    places: list[bool] = field(default_factory=list[bool])
+    reads_texts = True
+
+    def leads(self, found: Found) -> Mask:
+        """Return the rows of the target."""
+        sizes = [len(text) for text in found.texts]
+        leads = [size < len(self.places) and self.places[size] for size in sizes]
+        return torch.tensor(leads, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Inside(Routed):
+    """The target writes a run of `lead` tokens of each sentence after `skip` others."""
+
+    find: SentencePlaces
+    skip: int
+    lead: int
+    reads_texts = True
+
+    def leads(self, found: Found) -> Mask:
+        """Return the rows of the target."""
+        written = [self.find.after(text).written for text in found.texts]
+        leads = [self.skip <= count < self.skip + self.lead for count in written]
+        return torch.tensor(leads, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -57,6 +102,7 @@ class Made:
     """One text, and what it has cost.
 
     Attributes:
+        text: its tokens.
         tokens: of the text.
         loss: mean loss under the target.
         own: share of tokens that the target would have chosen.
@@ -68,6 +114,7 @@ class Made:
         seconds: of the processor.
     """
 
+    text: tuple[int, ...]
     tokens: int
     loss: float
     own: float
@@ -89,6 +136,7 @@ def made(tiny: Family, generator: Generator, prompt: Prompt, count: int) -> Made
     seen = judged(strong, prompt, found.token_ids)
     sizes = tiny.parameters("target"), tiny.parameters("draft")
     return Made(
+        text=tuple(found.token_ids),
         tokens=len(found.token_ids),
         loss=float(seen.losses.mean()),
         own=float(seen.own.mean()),
@@ -110,10 +158,34 @@ def build(tiny: Family, lead: int) -> Generator:
     )
 
 
-def at_random(tiny: Family, share: float) -> Generator:
-    """Return the pair where the target writes a share of the tokens."""
+def pair(tiny: Family, router: Routed) -> Generator:
+    """Return the pair where the target writes what a router says."""
     sources = [Source(model=tiny.models[tier]) for tier in ("target", "draft")]
-    return tiny.generator(Mixed(sources, AtRandom(share), "at random"))
+    return tiny.generator(Mixed(sources, router, "routed"))
+
+
+def begun(tiny: Family, text: Sequence[int], lead: int) -> list[bool]:
+    """Return for each token of a text whether it is among the first `lead` of its sentence."""
+    find = SentencePlaces(pieces(tiny.codec), ENDLESS)
+    return [find.after(tuple(text[:i])).written < lead for i in range(len(text))]
+
+
+def moved(places: Sequence[bool], number: int) -> list[bool]:
+    """Return the places moved round: the first run becomes the last one, and a part of the gap
+    after it, which differs between prompts, stays in front. There are as many runs (one less if a
+    run ends the text), of the same lengths."""
+    end = places.index(False) if False in places else len(places)
+    turned = [*places[end:], *places[:end]]
+    gap = turned.index(True) if True in turned else 0
+    late = gap - round(gap * uniform(number))
+    return [*turned[late:], *turned[:late]]
+
+
+def half_sentence(tiny: Family, texts: Sequence[Made]) -> int:
+    """Return half of the mean length of a sentence in tokens, at least 1."""
+    find = SentencePlaces(pieces(tiny.codec), ENDLESS)
+    sentences = sum(find.after(one.text).sentence + 1 for one in texts)
+    return max(sum(one.tokens for one in texts) // (2 * sentences), 1)
 
 
 class Table:
@@ -177,6 +249,7 @@ def main() -> None:
     """Write all texts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--number", type=int, default=40)
+    parser.add_argument("--all-prompts", action="store_true", help="also those of other sets")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--leads", type=int, nargs="+", default=(15, 5, 2, 1, 0))
     parser.add_argument("--rows", type=Path)
@@ -184,12 +257,20 @@ def main() -> None:
     given = parser.parse_args()
     end = time.monotonic() + given.seconds
     tiny = Family.load()
-    prompts = [ids_of(tiny.codec, prompt) for prompt in spread(own_prompts(), given.number)]
+    every = [*own_prompts(), *other_prompts()] if given.all_prompts else own_prompts()
+    prompts = [ids_of(tiny.codec, prompt) for prompt in spread(every, given.number)]
 
-    def run(name: str, generator: Generator) -> list[Made]:
+    def run(
+        name: str,
+        generator: Generator,
+        places: list[bool] | None = None,
+        turned: Sequence[list[bool]] = (),
+    ) -> list[Made]:
         made(tiny, generator, prompts[0], 4)  # what is set up on first use is not counted
         found: list[Made] = []
         for number, prompt in enumerate(prompts):
+            if places is not None:
+                places[:] = turned[number]
             found.append(made(tiny, generator, prompt, given.tokens))
             if given.rows is not None:
                 row: dict[str, Any] = {"arm": name, "prompt": number, **asdict(found[-1])}
@@ -207,10 +288,22 @@ def main() -> None:
             break
         texts = run(f"lead {lead}", build(tiny, lead))
         share = sum(one.forwards for one in texts) / sum(one.tokens for one in texts)
-        others = run(f"random {lead}", at_random(tiny, share)) if lead else ()
+        if not lead:
+            table.add("0", texts)
+            continue
+        others = run(f"random {lead}", pair(tiny, AtRandom(share)))
         table.add(str(lead), texts, others)
-        if others:
-            table.add(f"as many as {lead}, at random", others)
+        table.add(f"as many as {lead}, at random", others)
+        elsewhere = AtPlaces()
+        turned = [moved(begun(tiny, o.text, lead), i) for i, o in enumerate(texts)]
+        runs = run(f"moved {lead}", pair(tiny, elsewhere), elsewhere.places, turned)
+        table.add(f"{lead} beside equal runs elsewhere", texts, runs)
+        table.add(f"equal runs elsewhere, {lead}", runs)
+        skip = half_sentence(tiny, alone)
+        find = SentencePlaces(pieces(tiny.codec), ENDLESS)
+        late = run(f"inside {lead}", pair(tiny, Inside(find, skip, lead)))
+        table.add(f"{lead} beside runs after {skip} tokens", texts, late)
+        table.add(f"runs of {lead} after {skip} tokens", late)
     table.add("the draft model alone", run("draft", tiny.generator(tiny.models["draft"])))
     print(f"{len(prompts)} prompts; load average {os.getloadavg()[0]:.1f}")
 
