@@ -19,11 +19,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmarks.guidance.pairs import (
     Family,
     Read,
@@ -33,68 +32,27 @@ from benchmarks.guidance.pairs import (
     own_prompts,
     spread,
 )
+from benchmarks.guidance.routed.places import (
+    AtPlaces,
+    AtRandom,
+    Inside,
+    begun,
+    half_sentence,
+    moved,
+)
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.search.intervals import difference, shown
 
 from outrider import Generator
 from outrider.core.types import Prompt
 from outrider.guidance.mixed import Mixed
-from outrider.guidance.mixer import Found, Mask
 from outrider.guidance.recipe import Parts
 from outrider.guidance.routing.foreal import Foreal
 from outrider.guidance.routing.routed import Routed
 from outrider.guidance.routing.sentences import SentencePlaces, pieces
 from outrider.guidance.source import Source
-from outrider.sampling.noise import uniform
 
 ENDLESS = 10**6
-
-
-@dataclass(frozen=True)
-class AtPlaces(Routed):
-    """The target writes the tokens of one text at given places.
-
-    Attributes:
-        places: for each token of the text whether the target writes it; set before each text.
-    """
-
-    places: list[bool] = field(default_factory=list[bool])
-    reads_texts = True
-
-    def leads(self, found: Found) -> Mask:
-        """Return the rows of the target."""
-        sizes = [len(text) for text in found.texts]
-        leads = [size < len(self.places) and self.places[size] for size in sizes]
-        return torch.tensor(leads, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class Inside(Routed):
-    """The target writes a run of `lead` tokens of each sentence after `skip` others."""
-
-    find: SentencePlaces
-    skip: int
-    lead: int
-    reads_texts = True
-
-    def leads(self, found: Found) -> Mask:
-        """Return the rows of the target."""
-        written = [self.find.after(text).written for text in found.texts]
-        leads = [self.skip <= count < self.skip + self.lead for count in written]
-        return torch.tensor(leads, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class AtRandom(Routed):
-    """The target writes a share of the tokens, at places that depend on the text only."""
-
-    share: float
-    reads_texts = True
-
-    def leads(self, found: Found) -> Mask:
-        """Return the rows of the target."""
-        keys = [hash(text) & (2**63 - 1) for text in found.texts]
-        return torch.tensor([uniform(key) < self.share for key in keys], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -162,30 +120,6 @@ def pair(tiny: Family, router: Routed) -> Generator:
     """Return the pair where the target writes what a router says."""
     sources = [Source(model=tiny.models[tier]) for tier in ("target", "draft")]
     return tiny.generator(Mixed(sources, router, "routed"))
-
-
-def begun(tiny: Family, text: Sequence[int], lead: int) -> list[bool]:
-    """Return for each token of a text whether it is among the first `lead` of its sentence."""
-    find = SentencePlaces(pieces(tiny.codec), ENDLESS)
-    return [find.after(tuple(text[:i])).written < lead for i in range(len(text))]
-
-
-def moved(places: Sequence[bool], number: int) -> list[bool]:
-    """Return the places moved round: the first run becomes the last one, and a part of the gap
-    after it, which differs between prompts, stays in front. There are as many runs (one less if a
-    run ends the text), of the same lengths."""
-    end = places.index(False) if False in places else len(places)
-    turned = [*places[end:], *places[:end]]
-    gap = turned.index(True) if True in turned else 0
-    late = gap - round(gap * uniform(number))
-    return [*turned[late:], *turned[:late]]
-
-
-def half_sentence(tiny: Family, texts: Sequence[Made]) -> int:
-    """Return half of the mean length of a sentence in tokens, at least 1."""
-    find = SentencePlaces(pieces(tiny.codec), ENDLESS)
-    sentences = sum(find.after(one.text).sentence + 1 for one in texts)
-    return max(sum(one.tokens for one in texts) // (2 * sentences), 1)
 
 
 class Table:
@@ -294,13 +228,13 @@ def main() -> None:
         others = run(f"random {lead}", pair(tiny, AtRandom(share)))
         table.add(str(lead), texts, others)
         table.add(f"as many as {lead}, at random", others)
+        find = SentencePlaces(pieces(tiny.codec), ENDLESS)
         elsewhere = AtPlaces()
-        turned = [moved(begun(tiny, o.text, lead), i) for i, o in enumerate(texts)]
+        turned = [moved(begun(find, o.text, lead), i) for i, o in enumerate(texts)]
         runs = run(f"moved {lead}", pair(tiny, elsewhere), elsewhere.places, turned)
         table.add(f"{lead} beside equal runs elsewhere", texts, runs)
         table.add(f"equal runs elsewhere, {lead}", runs)
-        skip = half_sentence(tiny, alone)
-        find = SentencePlaces(pieces(tiny.codec), ENDLESS)
+        skip = half_sentence(find, [one.text for one in alone])
         late = run(f"inside {lead}", pair(tiny, Inside(find, skip, lead)))
         table.add(f"{lead} beside runs after {skip} tokens", texts, late)
         table.add(f"runs of {lead} after {skip} tokens", late)
