@@ -84,12 +84,16 @@ class Made:
     seconds: float
 
 
-def made(tiny: Family, generator: Generator, prompt: Prompt, count: int) -> Made:
-    """Write a text and count."""
+def made(
+    tiny: Family, generator: Generator, prompt: Prompt, count: int, *, whole: bool = False
+) -> Made:
+    """Write a text and count; `whole` excludes end tokens."""
     strong, weak = tiny.models["target"], tiny.models["draft"]
     strong.read, weak.read = Read(), Read()
     start = time.process_time()
-    found = generator.generate(prompt, max_new_tokens=count, temperature=0.0)
+    found = generator.generate(
+        prompt, max_new_tokens=count, min_new_tokens=count if whole else 0, temperature=0.0
+    )
     seconds = time.process_time() - start
     seen = judged(strong, prompt, found.token_ids)
     sizes = tiny.parameters("target"), tiny.parameters("draft")
@@ -184,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--number", type=int, default=40)
     parser.add_argument("--all-prompts", action="store_true", help="also those of other sets")
+    parser.add_argument("--whole", action="store_true", help="exclude end tokens")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--leads", type=int, nargs="+", default=(15, 5, 2, 1, 0))
     parser.add_argument("--rows", type=Path)
@@ -205,7 +210,7 @@ def main() -> None:
         for number, prompt in enumerate(prompts):
             if places is not None:
                 places[:] = turned[number]
-            found.append(made(tiny, generator, prompt, given.tokens))
+            found.append(made(tiny, generator, prompt, given.tokens, whole=given.whole))
             if given.rows is not None:
                 row: dict[str, Any] = {"arm": name, "prompt": number, **asdict(found[-1])}
                 with given.rows.open("a", encoding="utf-8") as file:
