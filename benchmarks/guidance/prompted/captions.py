@@ -67,13 +67,13 @@ SYSTEMS: dict[str, System] = {
     **{
         f"{name}, {alpha:g} - {beta:g}": System(name, alpha, beta)
         for name in OUTSIDE
-        for alpha, beta in ((1.0, 0.5), (2.0, 1.0), (1.0, 0.0))
+        for alpha, beta in ((1.0, 0.5), (1.0, 0.0))
     },
+    "exact counts, 2 - 1": System("exact counts", 2.0, 1.0),
     "language model, 1 - 0.5, weight 0.3": System("language model", 1.0, 0.5, 0.3),
     "language model, 1 - 0, weight 0.3": System("language model", 1.0, 0.0, 0.3),
     "no outside model, 1 - 0.5": System("exact counts", 1.0, 0.5, 0.0),
     "exact counts, 1 - 0.9": System("exact counts", 1.0, 0.9),
-    "exact counts, 2 - 1.5": System("exact counts", 2.0, 1.5),
     "exact counts alone": System("exact counts"),
 }
 

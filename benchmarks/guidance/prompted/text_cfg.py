@@ -66,16 +66,16 @@ def message(text: str) -> list[Message]:
 
 
 def prompts(
-    given: Sequence[Task], system: System
+    given: Sequence[Task], every: Sequence[Task], system: System
 ) -> tuple[list[GivenPrompt], list[GivenPrompt | None]]:
-    """Return the prompts of all tasks, and the other prompts."""
+    """Return the prompts of tasks, and the other prompts; `every` holds all tasks."""
     asked: list[GivenPrompt] = [message(one.twice if system.twice else one.text) for one in given]
     others: list[GivenPrompt | None] = [None] * len(given)
     for number, task in enumerate(given):
         if system.other == "without the wish":
             others[number] = message(task.bare)
         elif system.other == "another task":
-            others[number] = message(given[(number + STEP) % len(given)].text)
+            others[number] = message(every[(number + STEP) % len(every)].text)
     return asked, others
 
 
@@ -144,13 +144,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--topics", type=int, default=16, help="12 tasks each")
+    parser.add_argument("--count", type=int, help="of these tasks; all if it is left out")
     parser.add_argument("--tokens", type=int, default=80)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=560.0)
     parser.add_argument("--rows", type=Path, help="a file of rows; texts in it are kept")
     options = parser.parse_args()
     end = perf_counter() + options.seconds
-    rows, given = Rows(options.rows), tasks(options.topics)
+    rows, given = Rows(options.rows), tasks(options.topics)[: options.count]
     plain = load(options.model, mode="none", threads=1)
     model, codec = plain.strategy.target, plain.tokenizer
     after: list[GivenPrompt] = [message(one.text) for one in given]
@@ -163,7 +164,7 @@ def main() -> None:
                 mode="none",
                 guidance=f"classifier-free(scale={system.scale})",
             )
-        asked, others = prompts(given, system)
+        asked, others = prompts(given, tasks(options.topics), system)
         whole = write(
             writer,
             plain,

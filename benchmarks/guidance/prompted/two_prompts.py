@@ -102,12 +102,14 @@ class System:
         alpha: of the mask.
         other: the other message: `opposite`, `neutral`, `same`.
         seed: of a sample under the message alone; None: greedy.
+        few: the first questions alone, where texts are expected to be equal to the bit.
     """
 
     strength: float = 0.0
     alpha: float = 0.1
     other: str = ""
     seed: int | None = None
+    few: bool = False
 
 
 SYSTEMS: dict[str, System] = {
@@ -116,9 +118,8 @@ SYSTEMS: dict[str, System] = {
     "1, mask 0.1": System(1.0, 0.1, "opposite"),
     "0.5, mask 0.00001": System(0.5, 1e-5, "opposite"),
     "1, mask 0.00001": System(1.0, 1e-5, "opposite"),
-    "0.5, mask 0.1, neutral": System(0.5, 0.1, "neutral"),
     "1, mask 0.1, neutral": System(1.0, 0.1, "neutral"),
-    "1, mask 0.1, same message": System(1.0, 0.1, "same"),
+    "1, mask 0.1, same message": System(1.0, 0.1, "same", few=True),
     "sample 1": System(seed=1),
     "sample 2": System(seed=2),
 }
@@ -274,7 +275,16 @@ def main() -> None:
                 plain.strategy.target, tokenizer=plain.tokenizer, mode="none", guidance=guidance
             )
         whole = [
-            written(one, name, writer, plain, rows, end, options.tokens, topics)
+            written(
+                one,
+                name,
+                writer,
+                plain,
+                rows,
+                end,
+                options.tokens,
+                topics[: 4 if system.few else None],
+            )
             for one in DIRECTIONS
         ]
         print(f"{name}: {sum(whole)} of {len(whole)} directions", flush=True)
