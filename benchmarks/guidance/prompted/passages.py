@@ -4,7 +4,8 @@
 
 One question of each passage (`context` and `qa` in each line). The other prompt is the last token,
 the question without the passage, or the question after another passage (the idea switched off).
-The right answer is read after all prompts, and the rows are mixed at each scale; scale 1 is the
+`sharper` multiplies
+the plain logits by the scale (a lower temperature). The right answer is read after all prompts, and the rows are mixed at each scale; scale 1 is the
 plain model. `best` is the share of answers of which each token is the most likely one. Intervals
 draw passages; gains are paired with the plain model. Counted: rows of the model.
 """
@@ -97,6 +98,8 @@ def systems(
     prompts = {name: Prompt(token_ids=tuple(view)) for name, view in views.items()}
     rows = {name: rows_of(model, prompt, answer) for name, prompt in prompts.items()}
     found = {"plain": Found.of(rows[""], answer)}
+    for scale in SCALES:
+        found[f"sharper, {scale:g}"] = Found.of(rows[""] * scale, answer)
     for name in OTHERS:
         for scale in SCALES:
             mixed = mix([rows[""], rows[name]], [scale, 1 - scale])

@@ -92,51 +92,61 @@ def pick(given: Sequence[Task], rows: Rows, *, checked: bool) -> dict[int, Text]
 
 
 def table(given: Sequence[Task], rows: Rows) -> None:
-    """Print what was measured, of the tasks that all systems have written."""
+    """Print what was measured, each system beside the plain model on the same tasks."""
     texts = {name: rows.of(name) for name in SYSTEMS}
     texts["two samples, likelier"] = pick(given, rows, checked=False)
     texts["two samples, checked"] = pick(given, rows, checked=True)
-    texts = {name: found for name, found in texts.items() if found}
-    every = sorted(set.intersection(*(set(found) for found in texts.values())))
-    print(f"\n{len(every)} tasks\n")
     print(
-        "| system | as wished | minus plain | names the topic | repeated 4-grams | minus plain |"
-        " loss under the plain model | tokens | processor ms a token |"
+        "\n| system | tasks | as wished | minus plain | and names the topic | minus plain |"
+        " repeated 4-grams | minus plain | loss under the plain model | tokens | processor ms a"
+        " token |\n|---|--:|---|---|---|---|---|---|---|--:|--:|"
     )
-    print("|---|---|---|---|---|---|---|--:|--:|")
-    marks = {
-        name: [float(given[i].kept(found[i].text, found[i].ended)) for i in every]
-        for name, found in texts.items()
-    }
-    plain = [texts["plain"][i] for i in every]
+    plain = texts["plain"]
     for name, found in texts.items():
-        own = [found[i] for i in every]
-        gain = [a - b for a, b in zip(marks[name], marks["plain"], strict=True)]
-        more = [a.repeated - b.repeated for a, b in zip(own, plain, strict=True)]
-        topic = [float(given[i].on_topic(found[i].text)) for i in every]
-        count = sum(one.tokens for one in own)
-        first = name == "plain"
-        cells = [
-            interval(marks[name]),
-            "" if first else interval(gain, sign=True),
-            interval(topic),
-            interval([one.repeated for one in own], 3),
-            "" if first else interval(more, 3, sign=True),
-            interval([one.loss for one in own], 3),
-            f"{count / len(own):.0f}",
-            f"{1000 * sum(one.seconds for one in own) / count:.1f}",
+        every = sorted(found.keys() & plain.keys() & set(range(len(given))))
+        if not every:
+            continue
+        measures = {
+            "as wished": [float(given[i].kept(found[i].text, found[i].ended)) for i in every],
+            "both": [float(both(given[i], found[i])) for i in every],
+            "repeated": [found[i].repeated for i in every],
+        }
+        olds = {
+            "as wished": [float(given[i].kept(plain[i].text, plain[i].ended)) for i in every],
+            "both": [float(both(given[i], plain[i])) for i in every],
+            "repeated": [plain[i].repeated for i in every],
+        }
+        cells = [str(len(every))]
+        for measure, own in measures.items():
+            gain = [a - b for a, b in zip(own, olds[measure], strict=True)]
+            digits = 3 if measure == "repeated" else 2
+            cells.append(interval(own, digits))
+            cells.append("" if name == "plain" else interval(gain, digits, sign=True))
+        count = sum(found[i].tokens for i in every)
+        cells += [
+            interval([found[i].loss for i in every]),
+            f"{count / len(every):.0f}",
+            f"{1000 * sum(found[i].seconds for i in every) / count:.1f}",
         ]
         print(f"| {name} | {' | '.join(cells)} |")
-    by_wish(given, every, marks)
+    by_wish(given, texts)
 
 
-def by_wish(given: Sequence[Task], every: Sequence[int], marks: dict[str, list[float]]) -> None:
+def both(task: Task, text: Text) -> bool:
+    """Return whether a text is as wished and names the topic."""
+    return task.kept(text.text, text.ended) and task.on_topic(text.text)
+
+
+def by_wish(given: Sequence[Task], texts: dict[str, dict[int, Text]]) -> None:
     """Print the share of tasks that are as wished, by wish."""
-    print("\n| wish | " + " | ".join(marks) + " |\n|---|" + "--:|" * len(marks))
+    print("\n| wish | " + " | ".join(texts) + " |\n|---|" + "--:|" * len(texts))
     for wish in WISHES:
-        at = [place for place, number in enumerate(every) if given[number].wish == wish]
-        shares = [sum(found[i] for i in at) / max(len(at), 1) for found in marks.values()]
-        print(f"| {wish} ({len(at)}) | " + " | ".join(f"{one:.2f}" for one in shares) + " |")
+        cells: list[str] = []
+        for found in texts.values():
+            own = [i for i in found if i < len(given) and given[i].wish == wish]
+            kept = sum(given[i].kept(found[i].text, found[i].ended) for i in own)
+            cells.append(f"{kept / len(own):.2f} ({len(own)})" if own else "")
+        print(f"| {wish} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -144,17 +154,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--topics", type=int, default=16, help="12 tasks each")
-    parser.add_argument("--count", type=int, help="of these tasks; all if it is left out")
+    parser.add_argument("--count", type=int, help="tasks to write; all if it is left out")
     parser.add_argument("--tokens", type=int, default=80)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=560.0)
     parser.add_argument("--rows", type=Path, help="a file of rows; texts in it are kept")
     options = parser.parse_args()
     end = perf_counter() + options.seconds
-    rows, given = Rows(options.rows), tasks(options.topics)[: options.count]
+    rows, given = Rows(options.rows), tasks(options.topics)
     plain = load(options.model, mode="none", threads=1)
     model, codec = plain.strategy.target, plain.tokenizer
-    after: list[GivenPrompt] = [message(one.text) for one in given]
+    part = given[: options.count]
+    after: list[GivenPrompt] = [message(one.text) for one in part]
     for name, system in SYSTEMS.items():
         writer = plain
         if system.other:
@@ -164,7 +175,7 @@ def main() -> None:
                 mode="none",
                 guidance=f"classifier-free(scale={system.scale})",
             )
-        asked, others = prompts(given, tasks(options.topics), system)
+        asked, others = prompts(part, given, system)
         whole = write(
             writer,
             plain,

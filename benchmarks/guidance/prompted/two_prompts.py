@@ -114,14 +114,14 @@ class System:
 
 SYSTEMS: dict[str, System] = {
     "alone": System(),
-    "0.5, mask 0.1": System(0.5, 0.1, "opposite"),
     "1, mask 0.1": System(1.0, 0.1, "opposite"),
-    "0.5, mask 0.00001": System(0.5, 1e-5, "opposite"),
+    "0.5, mask 0.1": System(0.5, 0.1, "opposite"),
     "1, mask 0.00001": System(1.0, 1e-5, "opposite"),
     "1, mask 0.1, neutral": System(1.0, 0.1, "neutral"),
-    "1, mask 0.1, same message": System(1.0, 0.1, "same", few=True),
     "sample 1": System(seed=1),
     "sample 2": System(seed=2),
+    "0.5, mask 0.00001": System(0.5, 1e-5, "opposite"),
+    "1, mask 0.1, same message": System(1.0, 0.1, "same", few=True),
 }
 BEST = "two samples, better one"
 
@@ -283,7 +283,7 @@ def main() -> None:
                 rows,
                 end,
                 options.tokens,
-                topics[: 4 if system.few else None],
+                topics[: 1 if system.few else None],
             )
             for one in DIRECTIONS
         ]

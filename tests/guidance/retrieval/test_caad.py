@@ -83,15 +83,17 @@ def test_the_logits_may_be_those_of_the_model_that_was_told_the_answer(
     assert told.digest != store.digest and told.origin.told
 
 
+@pytest.mark.parametrize("centred", [True, False])
 def test_the_weighted_mean_of_the_nearest_contexts_is_added(
-    model: Decoder, store: LogitStore
+    model: Decoder, store: LogitStore, centred: bool
 ) -> None:
     """The equations of the paper, by hand."""
     options = {"alpha": 0.7, "nearest": 3, "temperature": 0.2, "least": -1.0, "floor": 0.0}
+    options["centred"] = centred
     [cache] = model.start([PROMPT])
     model.hidden_states.watch(cache, (3,))
     [found] = model.forward([Segment(cache, as_ids((8, 6)))], [as_ids((-1, 0, 1))])
-    middle = store.states.double().mean(0)
+    middle = store.states.double().mean(0) * centred
     expected = found.logits.clone()
     for n in range(3):
         here = found.states[0, n] - middle
@@ -173,6 +175,17 @@ def test_a_store_fits_only_its_model_and_its_tokenizer(
     same = Parts(target=model, models={}, codec=Numbers())  # type: ignore[arg-type]
     first, second = (Caad(store=s).build(same).info for s in (store, part(store, [0, 1])))
     assert first.fingerprint != second.fingerprint != model.info.fingerprint
+
+
+def test_the_fingerprint_follows_what_the_file_of_a_store_holds(
+    model: Decoder, store: LogitStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    found: list[str] = []
+    for one in (store, part(store, [0, 1]), replace(store, logits=store.logits * 2)):
+        one.save(file, force=True)
+        found.append(guided(model, str(file)).info.fingerprint)
+    assert len({*found, model.info.fingerprint}) == 4
 
 
 def test_what_it_can_not_read_is_refused(model: Decoder) -> None:
