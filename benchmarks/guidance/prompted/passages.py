@@ -4,10 +4,10 @@
 
 One question of each passage (`context` and `qa` in each line). The other prompt is the last token,
 the question without the passage, or the question after another passage (the idea switched off).
-`sharper` multiplies
-the plain logits by the scale (a lower temperature). The right answer is read after all prompts, and the rows are mixed at each scale; scale 1 is the
-plain model. `best` is the share of answers of which each token is the most likely one. Intervals
-draw passages; gains are paired with the plain model. Counted: rows of the model.
+`sharper` multiplies the plain logits by the scale (a lower temperature). The right answer is read
+after all prompts, and the rows are mixed at each scale; scale 1 is the plain model. `best` is the
+share of answers of which each token is the most likely one. Intervals draw passages; gains are
+paired with the plain model. Counted: rows of the model.
 """
 
 import argparse
