@@ -1,5 +1,6 @@
 """CAAD: what followed similar contexts is added, and nothing where there are none."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,26 @@ def test_one_context_is_compared_without_a_mean(model: Decoder, store: LogitStor
     nearest = Nearest(one, count=1, least=0.5, temperature=0.1, centred=True)
     assert float(nearest.similarities(one.states[0])[0]) == pytest.approx(1.0)
     assert not torch.equal(rows(guided(model, one)), rows(model))
+
+
+def test_only_contexts_that_are_similar_enough_share_the_weight() -> None:
+    places = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    tokens = torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32)
+    origin = Origin(model="", tokenizer="", vocab_size=3, layer=1)
+    three = LogitStore(
+        states=places, tokens=tokens, logits=torch.tensor([[2.0, 1.0]] * 3), origin=origin
+    )
+    here = torch.tensor([3.0, 0.0])
+
+    def after(least: float) -> list[float] | None:
+        nearest = Nearest(three, count=3, least=least, temperature=0.5, centred=False)
+        found = nearest.after(here)
+        return None if found is None else found.tolist()
+
+    first = 1.0 / (1.0 + math.exp((math.sqrt(0.5) - 1.0) / 0.5))
+    second = 1.0 - first
+    assert after(0.7) == pytest.approx([2 * first, first + 2 * second, second])
+    assert after(1.0) == pytest.approx([2.0, 1.0, 0.0])  # the least cosine itself is enough
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ("native", "int8") if kind in RUNNERS])
