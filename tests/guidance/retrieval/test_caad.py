@@ -170,6 +170,8 @@ def test_only_contexts_that_are_similar_enough_share_the_weight() -> None:
     second = 1.0 - first
     assert after(0.7) == pytest.approx([2 * first, first + 2 * second, second])
     assert after(1.0) == pytest.approx([2.0, 1.0, 0.0])  # the least cosine itself is enough
+    nowhere = Nearest(three, count=3, least=-1.0, temperature=0.5, centred=False)
+    assert nowhere.similarities(torch.zeros(2)).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ("native", "int8") if kind in RUNNERS])
