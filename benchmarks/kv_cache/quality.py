@@ -61,6 +61,7 @@ def policies(gates: Mapping[str, Gates]) -> tuple[dict[str, Make], dict[str, Mak
         ),
         "h2o": lambda b: H2O(budget=b),
         "snapkv": lambda b: SnapKV(budget=b, kernel=7, pooling="max"),
+        "snapkv, kernel 15": lambda b: SnapKV(budget=b, kernel=15, pooling="max"),
         **{
             f"heads by {name}": lambda b, own=own: Duo(
                 gates=own, budget=b, chunk=0, sinks=16, recent=64
@@ -78,12 +79,14 @@ def policies(gates: Mapping[str, Gates]) -> tuple[dict[str, Make], dict[str, Mak
     return whole, reading
 
 
-def score(model: LanguageModel, cache: Cache, case: Case) -> dict[str, Any]:
-    """Loss of each token of the answer, and whether all are the most probable ones."""
+def score(
+    model: LanguageModel, cache: Cache, case: Case, start: int = 0, end: int | None = None
+) -> dict[str, Any]:
+    """Loss of each token of the answer from `start` on, and whether all are the most probable."""
     losses: list[float] = []
-    right, at = True, 0
-    while at < len(case.answer):
-        most = min(_PIECE, cache.horizon or _PIECE, len(case.answer) - at)
+    right, at, end = True, start, len(case.answer) if end is None else end
+    while at < end:
+        most = min(_PIECE, cache.horizon or _PIECE, end - at)
         piece = as_ids(case.answer[at : at + most])
         wanted = np.arange(-1, len(piece) - 1)
         [rows] = model.forward([Segment(cache, piece[:-1])], [wanted])
@@ -92,7 +95,13 @@ def score(model: LanguageModel, cache: Cache, case: Case) -> dict[str, Any]:
         right = right and bool((rows.logits.argmax(dim=-1).numpy() == piece).all())
         cache.commit(piece)
         at += len(piece)
-    return {"nats": mean(losses), "right": right, "bytes": bytes_of(cache)}
+    return {"losses": losses, "right": right, "bytes": bytes_of(cache)}
+
+
+def joined(first: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a whole answer; its first token is read like all policies read it."""
+    nats = mean([*first["losses"], *rest["losses"]])
+    return {"nats": nats, "right": first["right"] and rest["right"], "bytes": rest["bytes"]}
 
 
 def bytes_of(cache: Any) -> int:
@@ -123,21 +132,24 @@ def measure(args: argparse.Namespace, records: Records, model: Any, library: Lib
         if left or full:
             recorder = Recorder(policies=list(names.values()))
             begun = process_time()
-            [cache] = model.under(recorder).start([case.prompt])
+            whole_model = model.under(recorder)
+            [cache] = whole_model.start([case.prompt])
             seconds = process_time() - begun
+            first = score(whole_model, cache, case, 0, 1)
             for (name, budget), policy in left.items():
                 own = model.under(policy)
                 twin = under(cache, recorder, policy)
                 twin.layout = own._layout
-                found = score(own, twin, case)
+                found = joined(first, score(own, twin, case, 1))
                 if not checked:
                     [apart] = own.start([case.prompt])
-                    again = score(own, apart, case)
+                    again = joined(score(own, apart, case, 0, 1), score(own, apart, case, 1))
                     assert again["nats"] == found["nats"], (name, again, found)
                 _note(records, case, name, budget, found, seconds)
             checked = True
             if full:
-                _note(records, case, "full", 1, score(model.under(recorder), cache, case), seconds)
+                found = joined(first, score(whole_model, cache, case, 1))
+                _note(records, case, "full", 1, found, seconds)
         for name, make in reading.items():
             for budget in args.budgets:
                 if f"{case.key} {name} {budget}" in records.keys:
@@ -146,7 +158,8 @@ def measure(args: argparse.Namespace, records: Records, model: Any, library: Lib
                 begun = process_time()
                 [cache] = own.start([case.prompt])
                 seconds = process_time() - begun
-                _note(records, case, name, budget, score(own, cache, case), seconds)
+                found = joined(score(own, cache, case, 0, 1), score(own, cache, case, 1))
+                _note(records, case, name, budget, found, seconds)
         if "apce" in args.systems and case.prompt.context is not None:
             _selected(args, records, model, case)
         if perf_counter() - args.begun > args.seconds:
@@ -169,7 +182,8 @@ def _selected(args: argparse.Namespace, records: Records, model: Any, case: Case
         begun = process_time()
         [cache] = reader.start([case.prompt])
         seconds = process_time() - begun
-        _note(records, case, "apce", budget, score(reader, cache, case), seconds)
+        found = joined(score(reader, cache, case, 0, 1), score(reader, cache, case, 1))
+        _note(records, case, "apce", budget, found, seconds)
 
 
 def _cases(args: argparse.Namespace, library: Library) -> Iterator[Case]:

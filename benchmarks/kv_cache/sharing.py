@@ -1,9 +1,9 @@
 """One reading of a prompt for several policies that act at its end.
 
 Reading a long prompt takes most of the time of a measurement, and is the same for all policies that
-read it whole. `Recorder` keeps the queries that any of them asks for; `under` then gives a fork of
-the cache to one of them. `quality.py` checks on its first case that the result is that of a
-reading of its own.
+read it whole. `Recorder` keeps the queries that any of them asks for; when the last token of the
+prompt has been read, `under` gives a fork of the cache to one of them. `quality.py` checks on its
+first case that the result is that of a reading of its own.
 """
 
 from collections.abc import Sequence

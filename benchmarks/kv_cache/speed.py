@@ -81,6 +81,7 @@ def measure(args: argparse.Namespace, records: Records, model: Any, cases: list[
         seconds = {}
         begun = process_time()
         [cache] = model.under(recorder).start([case.prompt])
+        write(model.under(recorder), cache, 1, 0)  # policies act when the last token is read
         seconds["full"] = process_time() - begun
         runs["full"] = (model.under(recorder), cache)
         for name, policy in whole.items():
