@@ -123,6 +123,7 @@ def test_bytes_are_those_of_all_tensors_and_fall_with_the_budget(name: str, runn
     ):
         one = under(name, runner, **budget)
         own = begin(one, ids(200))
+        write(one, own, [1])  # a point is at the last token of the prompt
         eviction = own._eviction
         parts = [own.storage.keys, own.storage.values, own.storage.states]
         noted = [getattr(eviction, part, []) for part in ("sums", "seen", "keys", "mass")]
@@ -334,6 +335,8 @@ def test_a_horizon_ends_at_the_next_point(name: str) -> None:
     one = under(name)
     own = begin(one, TEXT)  # 12 rows
     if name == "snapkv":
+        assert own.horizon == 1
+        write(one, own, [1])
         assert own.horizon is None
         return
     for left in (4, 3, 2, 1, 4):

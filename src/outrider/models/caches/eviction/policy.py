@@ -159,7 +159,7 @@ class KvPolicy:
         budget: the rows of a head that are kept at a point: a share of the rows of the text, up to
             1, or a number of rows above 1. Until the next point, the rows of new tokens follow.
         chunk: tokens of a prompt between two points; 0: the prompt is read whole, and the first
-            point is its end.
+            point is its end: all its tokens have been read, the last one in the first round.
         every: tokens of the text after the prompt between two points; 0: none.
 
     Raises:
