@@ -22,7 +22,7 @@ from outrider.engine.heads.choosing import (
 )
 from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
-from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.engine.options import Caching, Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
 from outrider.guidance.recipe import Recipe
 from outrider.models.checkpoints.defaults import sampling_defaults
@@ -65,6 +65,7 @@ def build(
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device)
     check_adapter(tiers[0][1], models.adapter)
+    runtime.caching.check(len(tiers) - 1)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
     selection = reading.config(len(tiers) - 1)
@@ -89,7 +90,7 @@ def build(
     store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)
     ranker = shared_ranker(selection)
     own = {} if models.adapter is None else {tiers[0][0]: models.adapter}
-    loaded = _loaded(models, tiers, runtime, device, own)
+    loaded = _loaded(models, tiers, runtime, device, own, runtime.caching)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
         if not (foreign and model is loaded[-1]):
             check_vocabularies(codec, other, loaded[0], model, name)
@@ -227,8 +228,9 @@ def _loaded(
     runtime: Runtime,
     device: torch.device,
     adapters: Mapping[str, str | Path],
+    caching: Caching = Caching(),  # noqa: B008
 ) -> list[LanguageModel]:
-    """Load the models, largest first, with the adapters of their tiers."""
+    """Load the models, largest first, with the adapters and the policies of their tiers."""
     return [
         load_model(
             source,
@@ -240,8 +242,9 @@ def _loaded(
             device=device,
             threads=runtime.threads,
             trust_remote_code=models.trust_remote_code,
+            kv_policy=caching.of_tier(number),
         )
-        for name, source in tiers
+        for number, (name, source) in enumerate(tiers)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.options.options import option
-from outrider.cli.ui.render import Screen, print_json
+from outrider.cli.ui.render import Screen, print_json, size
 from outrider.cli.ui.supported import show_supported
 from outrider.core.errors import CheckpointError, OptionError
 
@@ -263,22 +263,22 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
         "context": _context(figures),
         "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
-        "on disk": f"{_size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
+        "on disk": f"{size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
-        f"weights in {dtype}": _size(figures["weights_bytes"]),
+        f"weights in {dtype}": size(figures["weights_bytes"]),
         "quality": "\n".join(measured) or missing,
         f"cache in {figures['cache_dtype']}": _cache(figures),
     }
 
 
 def _cache(figures: Mapping[str, Any]) -> str:
-    parts = [f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens"]
+    parts = [f"{size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens"]
     if figures["cache_window"]:
         window = figures["cache_window"]
-        parts.append(f"{_size(figures['cache_bytes_of_window'])} for {window:,} tokens")
+        parts.append(f"{size(figures['cache_bytes_of_window'])} for {window:,} tokens")
     if figures["cache_dtype"] != "float32":
         wide = figures["cache_bytes_in_float32_per_1k_tokens"]
-        parts.append(f"float32: {_size(wide)} for 1k tokens")
+        parts.append(f"float32: {size(wide)} for 1k tokens")
     if not figures["cache_measured"]:
         parts.append("if the quality check of the first load allows it")
     return "; ".join(parts)
@@ -288,17 +288,10 @@ def _stored(sizes: Mapping[str, int]) -> str:
     """Show the types of the weights by their bytes, largest first."""
     if len(sizes) == 1:
         return next(iter(sizes))
-    return ", ".join(f"{dtype} {_size(nbytes)}" for dtype, nbytes in sizes.items()) or "no weights"
+    return ", ".join(f"{dtype} {size(nbytes)}" for dtype, nbytes in sizes.items()) or "no weights"
 
 
 def _context(figures: Mapping[str, Any]) -> str:
     if not figures["context"]:
         return f"unknown: {figures['context_reason']}"
     return f"{figures['context']:,} tokens ({figures['context_reason']})"
-
-
-def _size(nbytes: int) -> str:
-    for unit, exponent in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if nbytes >= 1 << exponent:
-            return f"{nbytes / (1 << exponent):.1f} {unit}"
-    return f"{nbytes} bytes"

@@ -21,7 +21,7 @@ from outrider.models.caches.eviction.policy import Choice, KvPolicy, Shape
 from outrider.models.caches.eviction.queries import QueryLog
 from outrider.models.caches.eviction.storage import CompressedStorage
 from outrider.models.caches.kv_cache import Asked, CacheLayout, DecoderCache, Storage
-from outrider.protocols import Segment
+from outrider.protocols import CacheReport, Segment
 
 _SPARE = 64
 """Rows for which planes have space behind what they keep."""
@@ -311,6 +311,17 @@ class CompressedCache(DecoderCache):
         self._exchange(kept, end + _SPARE if end > capacity else capacity)
 
     # -- figures ----------------------------------------------------------------------------
+
+    @property
+    def report(self) -> CacheReport:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How the text was read, with the policy and the bytes that the cache takes now."""
+        self._report.kv_policy = str(self.compression.policy)
+        self._report.kv_bytes = self.nbytes
+        return self._report
+
+    @report.setter
+    def report(self, found: CacheReport) -> None:
+        self._report = found
 
     @property
     def nbytes(self) -> int:
