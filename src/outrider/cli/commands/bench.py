@@ -25,8 +25,8 @@ from outrider.cli.options.bench_options import (
     bench_settings,
     rivals_of,
 )
-from outrider.cli.options.groups import grouped
 from outrider.cli.options.caching import Caching
+from outrider.cli.options.groups import grouped
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.bench_tables import show
@@ -101,7 +101,9 @@ def run(
       outrider bench smollm2 --kv-policy h2o --kv-budget 25% --strategies auto
       outrider bench --config bench.toml --temperature 0.8 --top-p 0.95
     """
-    _bench(model, costs, drafts, work, guiding, caching, json=json, out=out, report=report, full=True)
+    _bench(
+        model, costs, drafts, work, guiding, caching, json=json, out=out, report=report, full=True
+    )
 
 
 @bench.command()
@@ -126,7 +128,9 @@ def speed(
       outrider bench speed --strategies auto --workloads qa,copy --json
       outrider bench speed --workloads question.jsonl.zst --prompts 10
     """
-    _bench(model, costs, drafts, work, guiding, caching, json=json, out=out, report=None, full=False)
+    _bench(
+        model, costs, drafts, work, guiding, caching, json=json, out=out, report=None, full=False
+    )
 
 
 bench.command("verify-cost")(grouped(verify_cost))

@@ -130,8 +130,8 @@ def cache_kept(cache: Mapping[str, Any]) -> str:
     """Format what caches under a policy have kept."""
     parts: list[str] = []
     if "policy" in cache:
-        sizes = f"{size(cache['bytes'])} instead of {size(cache['full_bytes'])}"
-        parts.append(f"cache {cache['policy']}: {sizes}")
+        sizes = f"{size(cache['bytes'])}, all rows {size(cache['full_bytes'])}"
+        parts.append(f"cache {cache['policy']} ({sizes})")
     if "draft_policy" in cache:
         parts.append(f"draft cache {cache['draft_policy']}")
     return ", ".join(parts)

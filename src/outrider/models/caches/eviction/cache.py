@@ -19,13 +19,10 @@ from outrider.models.caches.bookkeeping import Feed, Run
 from outrider.models.caches.eviction.planes import Planes, whole_planes
 from outrider.models.caches.eviction.policy import Choice, KvPolicy, Shape
 from outrider.models.caches.eviction.queries import QueryLog
+from outrider.models.caches.eviction.sizes import SPARE
 from outrider.models.caches.eviction.storage import CompressedStorage
 from outrider.models.caches.kv_cache import Asked, CacheLayout, DecoderCache, Storage
 from outrider.protocols import CacheReport, Segment
-
-_SPARE = 64
-"""Rows for which planes have space behind what they keep."""
-
 
 Angles = Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor]]
 
@@ -265,7 +262,7 @@ class CompressedCache(DecoderCache):
         """Move to storage that holds the chosen rows."""
         old, before = self.storage, self.planes
         self.planes = Planes(tuple(choice.rows), self._length)
-        storage = self._make(self.layout, self._length + _SPARE)
+        storage = self._make(self.layout, self._length + SPARE)
         counts = [int(np.searchsorted(rows, self._archived)) for rows in choice.rows]
         if self._archive is not None:
             taken = [rows[:n] for rows, n in zip(choice.rows, counts, strict=True)]
@@ -308,7 +305,7 @@ class CompressedCache(DecoderCache):
             return
         capacity = self.storage.capacity
         kept = [Run(0, min(start, capacity), 0)]
-        self._exchange(kept, end + _SPARE if end > capacity else capacity)
+        self._exchange(kept, end + SPARE if end > capacity else capacity)
 
     # -- figures ----------------------------------------------------------------------------
 
