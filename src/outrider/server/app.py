@@ -92,7 +92,7 @@ def create_app(
     client = EngineClient()
     engine = make_engine(client)
     info = generator.strategy.target.info
-    metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics)
+    metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics, kv_policy=info.kv_policy)
     context = Context(
         generator=generator,
         info=info,
