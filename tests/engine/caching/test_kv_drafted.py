@@ -58,7 +58,18 @@ def test_a_small_budget_changes_the_text_of_a_target(name: str) -> None:
     assert alone(name, FORMATS[0]) != whole(FORMATS[0])
 
 
-@pytest.mark.parametrize("name", names("kv-policy"))
+MARKED = [
+    pytest.param("streaming", marks=pytest.mark.method("streaming")),
+    pytest.param("h2o", marks=pytest.mark.method("h2o")),
+    pytest.param("snapkv", marks=pytest.mark.method("snapkv")),
+    pytest.param("duo", marks=pytest.mark.method("duo")),
+    pytest.param("rlkv", marks=pytest.mark.method("rlkv")),
+    pytest.param("infllm", marks=pytest.mark.method("infllm")),
+    pytest.param("actqkv", marks=pytest.mark.method("actqkv")),
+]
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_a_policy_of_the_draft_model_changes_no_text(name: str) -> None:
     own = generator(
         model(),

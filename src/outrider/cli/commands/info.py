@@ -215,7 +215,9 @@ class Caches:
         return {
             "kv_policy": str(self.policy),
             "kv_reads_whole": not self.policy.chunk,
-            "kv_bytes": {n: {"kept": kept(n), "full": one * n} for n in dict.fromkeys(tokens)},
+            "kv_bytes": [
+                {"tokens": n, "kept": kept(n), "full": one * n} for n in dict.fromkeys(tokens)
+            ],
         }
 
     def _chosen(self, checkpoint: "Checkpoint") -> tuple[str, bool]:
@@ -328,8 +330,8 @@ def _policy(figures: Mapping[str, Any]) -> dict[str, str]:
     if "kv_policy" not in figures:
         return {}
     parts = [
-        f"{size(found['kept'])} for {tokens:,} tokens, of {size(found['full'])}"
-        for tokens, found in figures["kv_bytes"].items()
+        f"{size(found['kept'])} for {found['tokens']:,} tokens, all rows {size(found['full'])}"
+        for found in figures["kv_bytes"]
     ]
     if figures["kv_reads_whole"]:
         parts.append("while a prompt is read, all of its rows are held besides")
