@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from outrider.context.config import ContextConfig
+from outrider.core.errors import ContextError
 from outrider.strategy.catalogue import names
 from tests.engine.caching.policies import PROMPT, generator, model, policy
 
@@ -106,6 +107,24 @@ def test_beams_fork_compressed_caches(name: str) -> None:
     one = own.search("beam(num_beams=1)", PROMPT, max_new_tokens=20)
     greedy = own.generate(PROMPT, max_new_tokens=20, temperature=0.0)
     assert one.best.text == greedy.text
+
+
+@pytest.mark.parametrize(
+    "words", ["streaming(budget=64)", "infllm(budget=256,chunk=128,every=32,sinks=8,block=16)"]
+)
+def test_texts_may_exceed_the_window(words: str) -> None:
+    window, prompt = model().info.context_length, " ".join([STORY] * 26)
+    texts = []
+    for how in ({"mode": "none"}, DRAFTING):
+        result = generator(model(), kv_policy=words, **how).generate(prompt, **WRITE)
+        assert result.prompt_tokens > window and result.cache is not None
+        kept, full = result.cache["bytes"], result.cache["full_bytes"]
+        assert isinstance(kept, int) and isinstance(full, int)
+        assert (kept < full / 8) == words.startswith("streaming")
+        texts.append(result.token_ids)
+    assert texts[0] == texts[1] and len(texts[0]) > 4
+    with pytest.raises(ContextError):
+        generator(model(), kv_policy=policy("h2o"), mode="none").generate(prompt, **WRITE)
 
 
 def test_results_tell_policies_and_bytes() -> None:

@@ -213,8 +213,9 @@ class KvPolicy:
 
 def _shown(value: Value | Hashable) -> str:
     """Return a value as text; an object by its class."""
-    plain = isinstance(value, bool | int | float | str) or value is None
-    return text_of(value if plain else type(value).__name__)
+    if value is None or isinstance(value, bool | int | float | str):
+        return text_of(value)
+    return type(value).__name__
 
 
 def whole(view: View) -> list[IntArray]:
