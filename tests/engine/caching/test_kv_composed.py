@@ -51,14 +51,15 @@ def test_samples_and_texts_of_a_batch_are_those_written_alone(name: str) -> None
     assert several[0][0].token_ids != several[0][1].token_ids
 
 
+@pytest.mark.parametrize("refresh", [0, 6])
 @pytest.mark.parametrize("name", SOME)
-def test_a_selection_is_refreshed_and_drafts_change_nothing(name: str) -> None:
-    config = ContextConfig(chunk_size=16, keep_ratio=0.5, refresh=6)
+def test_a_selection_is_refreshed_and_drafts_change_nothing(name: str, refresh: int) -> None:
+    config = ContextConfig(chunk_size=16, keep_ratio=0.5, refresh=refresh)
     texts = []
     for how in ({"mode": "none"}, DRAFTING):
         own = generator(model(), kv_policy=policy(name), selection=config, **how)
         result = own.generate("Who ate fish? The", documents=STORY, min_new_tokens=30, **WRITE)
-        assert result.reading is not None and result.reading.refreshes > 0
+        assert result.reading is not None and (result.reading.refreshes > 0) == (refresh > 0)
         assert result.cache is not None and result.cache["policy"] == str(policy(name))
         texts.append(result.token_ids)
     assert texts[0] == texts[1]
@@ -113,7 +114,7 @@ def test_beams_fork_compressed_caches(name: str) -> None:
     "words", ["streaming(budget=64)", "infllm(budget=256,chunk=128,every=32,sinks=8,block=16)"]
 )
 def test_texts_may_exceed_the_window(words: str) -> None:
-    window, prompt = model().info.context_length, " ".join([STORY] * 26)
+    window, prompt = model().info.context_length, " ".join([STORY] * 29)
     texts = []
     for how in ({"mode": "none"}, DRAFTING):
         result = generator(model(), kv_policy=words, **how).generate(prompt, **WRITE)
