@@ -43,6 +43,11 @@ _TITLES = {
     "policy": ("Policies", "`--policy`, `load(policy=...)`: decides how much a round drafts."),
     "selector": ("Selectors", "`--selector`: decides which chunks of a long input are read."),
     "guidance": ("Guidance", "Methods that change the logits of the target."),
+    "kv-policy": (
+        "Policies of the cache",
+        "`--kv-policy`, `load(kv_policy=...)`, and `--draft-kv-policy` for the models below the "
+        "target, where they change no text: which rows of a text a cache keeps.",
+    ),
     "constraint": (
         "Constraints",
         "Methods that sample what a constraint allows (`Generator.sample_constrained`).",

@@ -34,12 +34,12 @@ from outrider.context.config import ContextConfig
 from outrider.context.rankers.make import make_ranker
 from outrider.context.selector import Selected
 from outrider.core.types import as_ids
-from outrider.models.caches.eviction.actqkv import ActQKV
+from outrider.models.caches.eviction.blocks.actqkv import ActQKV
+from outrider.models.caches.eviction.blocks.infllm import InfLLM
 from outrider.models.caches.eviction.cache import CompressedCache
 from outrider.models.caches.eviction.duo import Duo
 from outrider.models.caches.eviction.gates import Gates
 from outrider.models.caches.eviction.h2o import H2O
-from outrider.models.caches.eviction.infllm import InfLLM
 from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.caches.eviction.snapkv import SnapKV
 from outrider.models.caches.eviction.streaming import Streaming

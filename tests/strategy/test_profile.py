@@ -13,10 +13,12 @@ import pytest
 
 import outrider
 from outrider.core.errors import OptionError, OutriderWarning
-from outrider.engine.options import Models, Runtime
-from outrider.engine.profiles.choosing import profile_key
+from outrider.engine.learners.learning import Learning
+from outrider.engine.options import Caching, Models, Reading, Runtime
+from outrider.engine.profiles.choosing import profile_for, profile_key
 from outrider.policies.schedule import Schedule
 from outrider.strategy.profile import SCHEMA, Profile, ProfileArm
+from outrider.strategy.recipe import Speculation
 from outrider.testing.rigs import tabular_family
 
 FAMILY = tabular_family(seed=1)
@@ -168,6 +170,16 @@ def test_the_newest_of_two_counts(no_warning: None) -> None:
 def test_a_profile_beside_a_drafter_is_refused() -> None:
     with pytest.raises(OptionError, match="a profile and options of drafting are both given"):
         outrider.load(FAMILY.target, drafter="lookup", profile=profile())
+
+
+def test_a_profile_beside_a_policy_of_the_cache_is_refused_or_not_used() -> None:
+    profile().save()
+    runtime = Runtime(caching=Caching.of(draft_kv_policy="h2o"))
+    asked = (Models(target=FAMILY.target), Speculation(), runtime, Reading(), Learning())
+    assert profile_for("auto", *asked) == (None, Speculation())
+    assert profile_for("auto", *asked[:2], Runtime(), *asked[3:])[0] == profile()
+    with pytest.raises(OptionError, match="a profile and a policy of the cache are both given"):
+        profile_for(profile(), *asked)
 
 
 def test_a_profile_beside_guidance_is_refused_and_one_in_the_cache_is_not_used() -> None:

@@ -104,6 +104,10 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
 def _model_value(name: str, value: Any) -> Any:
     if name == "guidance" and isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value}"
+    if name in ("kv_budget", "draft_kv_budget") and value is not None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise OptionError(f"{name} is {value!r:.60}", hint="Give a number")
+        return value
     if name == "threads":
         return None if value is None else _whole(name, value)
     if value is not None and not isinstance(value, str):

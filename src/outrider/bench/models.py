@@ -20,6 +20,7 @@ from outrider.kernels.forking import use_torch_threads
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.compressing import with_kv_policy
 from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.loading import load_model, tokenizer_for
 from outrider.models.sources.families import families_folder, family
@@ -153,7 +154,12 @@ def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
     """Load each tier once."""
     if settings.threads is not None:
         use_torch_threads(settings.threads)
-    models = {name: _load(tier, settings) for name, tier in tiers.items()}
+    caching = settings.caching
+    caching.check(len(tiers) - 1)
+    models = {
+        name: with_kv_policy(_load(tier, settings), caching.of_tier(int(name != "target")))
+        for name, tier in tiers.items()
+    }
     codec = tokenizer_for(tiers["target"].folder)
     if (recipe := recipe_of(settings.guidance or 1.0)) is not None:
         models["target"] = _guided(recipe, models["target"], codec, settings)

@@ -10,6 +10,7 @@ from outrider.bench.strategies import Named, with_baseline
 from outrider.bench.workloads import WORKLOADS
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
+from outrider.engine.options import Caching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,10 @@ class Models:
         cost_scale_qualifier: the same for the qualifier.
         cost_scale_draft: the same for the draft model.
         guidance: how every strategy guides the target, the baseline too; None: it is not guided.
+        kv_policy: which rows the cache of the target keeps, in every strategy; None: all.
+        kv_budget: the budget of that policy.
+        draft_kv_policy: the same for the models below the target.
+        draft_kv_budget: the budget of that policy.
     """
 
     target: str = "tiny"
@@ -41,6 +46,17 @@ class Models:
     cost_scale_qualifier: str | None = None
     cost_scale_draft: str | None = None
     guidance: str | None = None
+    kv_policy: str | None = None
+    kv_budget: float | None = None
+    draft_kv_policy: str | None = None
+    draft_kv_budget: float | None = None
+
+    @property
+    def caching(self) -> Caching:
+        """The policies. Raises `OptionError` if one is not valid."""
+        return Caching.of(
+            self.kv_policy, self.kv_budget, self.draft_kv_policy, self.draft_kv_budget
+        )
 
     @property
     def scaled(self) -> dict[str, str]:
@@ -91,6 +107,11 @@ class Settings:
 
         check_ranges(self, _RANGES)
         recipe_of(self.models.guidance or 1.0)
+        if self.models.caching.target is not None and self.rivals:
+            raise OptionError(
+                "kv_policy and rivals are given together, and rivals keep all rows of the target",
+                hint="Leave one of the two out",
+            )
         if self.models.guidance is not None and self.rivals:
             raise OptionError(
                 "guidance and rivals are given together, and no rival guides its target",
@@ -105,7 +126,7 @@ class Settings:
             "models": {
                 name: value
                 for name, value in asdict(self.models).items()
-                if name != "guidance" or value is not None
+                if name not in _LATER or value is not None
             },
             "strategies": {s.name: dict(s.options) for s in self.strategies},
             "workloads": list(self.workloads),
@@ -116,6 +137,9 @@ class Settings:
             "least_tokens": self.least_tokens,
         }
 
+
+_LATER = ("guidance", "kv_policy", "kv_budget", "draft_kv_policy", "draft_kv_budget")
+"""Fields that records of older runs do not have."""
 
 _DEFAULTS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 64, "seed": 1}
 """Set explicitly, so that sampling defaults of a checkpoint do not affect the comparison."""

@@ -39,6 +39,8 @@ RESERVED = (
     "target",
     "dtype",
     "cache_dtype",
+    "kv_policy",
+    "kv_budget",
     "device",
     "threads",
     "tokenizer",

@@ -7,7 +7,7 @@ from outrider.context.layout import Spans, spans_of
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.core.types import Fresh, IntArray, Passage, Piece, Prompt
-from outrider.protocols import Cache
+from outrider.protocols import Cache, CacheReport
 
 
 class SelectedCache:
@@ -39,7 +39,6 @@ class SelectedCache:
         self.prompt = prompt
         self.selection = selection
         self.reading = reading
-        self.report = replace(inner.report, reading=reading)
         self.compact = compact
         self.longest = longest
         self.every = every
@@ -66,12 +65,20 @@ class SelectedCache:
         return spans_of(context, self.selection.chosen, length)
 
     @property
+    def report(self) -> CacheReport:
+        """How the inner cache was read, and which parts of the prompt."""
+        return replace(self.inner.report, reading=self.reading)
+
+    @property
     def horizon(self) -> int | None:
-        """Generated tokens until the next refresh; 0 if it is due, None if there is none."""
+        """Generated tokens until the next refresh, or until the inner model changes; 0 if a refresh
+        is due, None if there is neither."""
+        inner = self.inner.horizon
         if not self.every:
-            return None
+            return inner
         written = len(self.inner.text) - self.held
-        return max(self._looked + self.every - written, 0)
+        own = max(self._looked + self.every - written, 0)
+        return own if inner is None else min(own, inner)
 
     def recent(self) -> tuple[int, Passage]:
         """Return how many tokens were generated when the refresh became due, and the last ones."""

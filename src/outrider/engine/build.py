@@ -22,13 +22,15 @@ from outrider.engine.heads.choosing import (
 )
 from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
-from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.engine.options import Caching, Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
 from outrider.guidance.recipe import Recipe
+from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
+from outrider.models.compressing import shape_of, under_policy
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.reduced import first_tokens, with_vocabulary
 from outrider.models.devices import resolve_device, resolve_dtype
@@ -65,8 +67,15 @@ def build(
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device)
     check_adapter(tiers[0][1], models.adapter)
+    runtime.caching.check(len(tiers) - 1)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
-    demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
+    policies = [runtime.caching.of_tier(number) for number in range(len(tiers))]
+    if models.adapter is not None:  # the fingerprint, which gates name, is not known yet
+        policies[0] = None
+    demands = [
+        _demand(name, source, runtime, dtype, policy)
+        for (name, source), policy in zip(tiers, policies, strict=True)
+    ]
     selection = reading.config(len(tiers) - 1)
     recipe = reading.recipe
     changes = recipe is not None or reading.layer_skipping != 1.0 or selection is not None
@@ -78,7 +87,7 @@ def build(
     learning.check(len(tiers), models.draft_vocabulary, speculation.named)
     demands = limited(demands, selection, reading.selection_on)
     if recipe is not None:
-        demands[0] = replace(demands[0], cache=recipe.readings * demands[0].cache)
+        demands[0] = replace(demands[0], texts=recipe.readings)
         demands += [_demand(*role, runtime, dtype) for role in _roles(recipe)]
     if head is not None:
         demands.append(head_demand(head))
@@ -89,7 +98,7 @@ def build(
     store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)
     ranker = shared_ranker(selection)
     own = {} if models.adapter is None else {tiers[0][0]: models.adapter}
-    loaded = _loaded(models, tiers, runtime, device, own)
+    loaded = _loaded(models, tiers, runtime, device, own, runtime.caching)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
         if not (foreign and model is loaded[-1]):
             check_vocabularies(codec, other, loaded[0], model, name)
@@ -227,8 +236,9 @@ def _loaded(
     runtime: Runtime,
     device: torch.device,
     adapters: Mapping[str, str | Path],
+    caching: Caching = Caching(),  # noqa: B008
 ) -> list[LanguageModel]:
-    """Load the models, largest first, with the adapters of their tiers."""
+    """Load the models, largest first, with the adapters and the policies of their tiers."""
     return [
         load_model(
             source,
@@ -240,8 +250,9 @@ def _loaded(
             device=device,
             threads=runtime.threads,
             trust_remote_code=models.trust_remote_code,
+            kv_policy=caching.of_tier(number),
         )
-        for name, source in tiers
+        for number, (name, source) in enumerate(tiers)
     ]
 
 
@@ -261,7 +272,13 @@ def called(tier: str, source: ModelSource) -> str:
     return tier if own == tier else f"{tier} ({own})"
 
 
-def _demand(tier: str, source: ModelSource, runtime: Runtime, dtype: torch.dtype) -> Demand:
+def _demand(
+    tier: str,
+    source: ModelSource,
+    runtime: Runtime,
+    dtype: torch.dtype,
+    policy: KvPolicy | None = None,
+) -> Demand:
     """Estimate the memory of a tier before its weights are read.
 
     Raises an error if the source is not a checkpoint.
@@ -269,7 +286,8 @@ def _demand(tier: str, source: ModelSource, runtime: Runtime, dtype: torch.dtype
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(local_folder(source))
         planned = planned_dtype(checkpoint, runtime.dtype, dtype)
-        return Demand.of_checkpoint(tier, checkpoint, planned, runtime.cache_dtype)
+        demand = Demand.of_checkpoint(tier, checkpoint, planned, runtime.cache_dtype)
+        return under_policy(demand, policy, policy and shape_of(checkpoint))
     return Demand.of_model(tier, load_model(source))
 
 

@@ -10,7 +10,7 @@ from outrider.engine.build import build
 from outrider.engine.generator import Generator
 from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import GivenSelection
-from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.engine.options import Caching, Models, Reading, Runtime, is_family
 from outrider.engine.profiles.choosing import profile_for
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -19,6 +19,7 @@ from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, Learner
 from outrider.strategy.guiding import GivenGuidance
+from outrider.strategy.making import GivenKvPolicy
 from outrider.strategy.profile import Profile
 from outrider.strategy.recipe import Speculation
 
@@ -47,6 +48,10 @@ def load(
     cache_dtype: str = "auto",
     device: str = "auto",
     context_length: int | None = None,
+    kv_policy: GivenKvPolicy = None,
+    kv_budget: float | None = None,
+    draft_kv_policy: GivenKvPolicy = None,
+    draft_kv_budget: float | None = None,
     selection: GivenSelection = None,
     selection_on: str = "target",
     guidance: GivenGuidance = 1.0,
@@ -111,6 +116,14 @@ def load(
             the divergence.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context_length: most tokens of prompt and answer together; `cache_dtype` depends on it.
+        kv_policy: which rows of a text the cache of the target keeps: a `KvPolicy`, or its name,
+            such as `snapkv(window=32,budget=0.3)` (`outrider methods --kind kv-policy`). The text
+            is that of another model, which reads fewer rows: `lossy`, whatever drafts. None keeps
+            all rows.
+        kv_budget: the budget of that policy: a share of the rows, up to 1, or a number of rows.
+        draft_kv_policy: the same for every model below the target, except draft heads. It changes
+            acceptance, and never the text of mode `exact`.
+        draft_kv_budget: the budget of that policy.
         selection: a `ContextConfig`, or a mapping of its fields: which parts of long inputs are
             read (`Generator.generate(..., documents=...)`); None reads everything.
         selection_on: `target`: every tier reads a selection, and `mode` guarantees the text of a
@@ -140,7 +153,8 @@ def load(
         profile: what `outrider tune` measured: a `Profile`, its file, `none`, or `auto`: one in the
             cache that was measured for these models, options and this machine. `auto` uses one only
             if nothing is chosen about drafting: mode, drafter, rule, policy, lengths, `learn`,
-            `selection`, `guidance`, `adapter`. `Generator.profile` is what is used.
+            `selection`, `guidance`, `adapter`, policies of caches. `Generator.profile` is what is
+            used.
         **unknown: refused; the message suggests the nearest name above.
 
     Raises:
@@ -181,6 +195,7 @@ def load(
         device=device,
         threads=threads,
         context_length=context_length,
+        caching=Caching.of(kv_policy, kv_budget, draft_kv_policy, draft_kv_budget),
     )
     reading = Reading(
         selection=selection,

@@ -1,20 +1,23 @@
 """The options of `load` in groups; `load` documents the fields."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard, cast
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
+from outrider.core.errors import OptionError
 from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.recipe import Recipe
 from outrider.kernels.forking import use_torch_threads
+from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.devices import check_cache_dtype
 from outrider.models.loading import ModelSource, TokenizerSource
 from outrider.models.sources.families import families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.guiding import GivenGuidance, recipe_of
+from outrider.strategy.making import GivenKvPolicy, make_kv_policy
 from outrider.strategy.modes import tier_names
 
 NO_TIER = "none"
@@ -67,6 +70,49 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caching:
+    """Policies of the caches: which rows of a text they keep.
+
+    Attributes:
+        target: of the target; None: all rows are kept.
+        drafts: of every model below the target.
+    """
+
+    target: KvPolicy | None = None
+    drafts: KvPolicy | None = None
+
+    @classmethod
+    def of(
+        cls,
+        kv_policy: GivenKvPolicy = None,
+        kv_budget: float | None = None,
+        draft_kv_policy: GivenKvPolicy = None,
+        draft_kv_budget: float | None = None,
+    ) -> "Caching":
+        """Read the options of `load`. Raises `OptionError` as `make_kv_policy`."""
+        return cls(
+            target=make_kv_policy(kv_policy, kv_budget),
+            drafts=make_kv_policy(draft_kv_policy, draft_kv_budget, "draft_kv"),
+        )
+
+    def of_tier(self, number: int) -> KvPolicy | None:
+        """Return the policy of a tier, counted from the target."""
+        return self.drafts if number else self.target
+
+    def check(self, below: int) -> None:
+        """Raise `OptionError` if a policy is given for draft models, and there are none.
+
+        Args:
+            below: number of models below the target, without draft heads.
+        """
+        if self.drafts is not None and not below:
+            raise OptionError(
+                f"draft_kv_policy is {self.drafts}, and no draft model runs below the target",
+                hint="Give a draft model, or kv_policy for the target",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """Options for where and how models run.
 
@@ -79,6 +125,7 @@ class Runtime:
     device: str = "auto"
     threads: int | None = None
     context_length: int | None = None
+    caching: Caching = field(default_factory=Caching)
 
     def __post_init__(self) -> None:
         check_cache_dtype(self.cache_dtype)

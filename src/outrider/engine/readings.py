@@ -1,6 +1,6 @@
 """Reports in results which parts of a long input were read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from outrider.context.reading import Reading
 from outrider.core.counters import Counters
@@ -21,6 +21,30 @@ def reading_of(
         if isinstance(counters.reading, Reading):
             return counters.reading, "drafters"
     return None, None
+
+
+def cache_figures(
+    generation: Generation, below: Sequence[str], bytes_per_token: int
+) -> dict[str, JsonValue] | None:
+    """Return what caches under a policy have kept; None if all caches keep all rows.
+
+    Args:
+        generation: the request.
+        below: policies of the models below the target.
+        bytes_per_token: size of the target's keys and values for one token.
+    """
+    if generation.sequence is None:
+        return None
+    cache = generation.sequence.cache
+    report = cache.report
+    found: dict[str, JsonValue] = {}
+    if report.kv_policy:
+        found |= {"policy": report.kv_policy, "bytes": report.kv_bytes}
+        # The last written token is not in the cache yet.
+        found["full_bytes"] = (len(cache.text) - 1) * bytes_per_token
+    if below:
+        found["draft_policy"] = ", ".join(dict.fromkeys(below))
+    return found or None
 
 
 def context_figures(

@@ -11,9 +11,10 @@ from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.engine.html import result_html
-from outrider.engine.readings import context_figures, reading_of
+from outrider.engine.readings import cache_figures, context_figures, reading_of
 from outrider.policies.guard import Guard, GuardReport, State
 from outrider.strategy import Strategy
+from outrider.strategy.description import lower_models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,9 @@ class Result:
             `target`, `drafters`, or None if everything was read. None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
         guidance: the scale of classifier-free guidance, or another guidance method; None without.
+        cache: figures of caches under a policy: `policy`, `bytes` of keys and values at the end and
+            `full_bytes` of a cache that keeps all rows; `draft_policy` of the models below the
+            target. None: all caches keep all rows.
         validated: whether the text follows its JSON schema, checked after decoding; None without a
             schema, and for a schema that the grammar enforces as a whole (`Constraint.enforced`).
     """
@@ -119,6 +123,7 @@ class Result:
     context: dict[str, JsonValue] | None = None
     reading: Reading | None = None
     guidance: float | str | None = None
+    cache: dict[str, JsonValue] | None = None
     validated: bool | None = None
 
     @property
@@ -173,6 +178,8 @@ class Result:
             out["context"] = self.context
         if self.guidance is not None:
             out["guidance"] = self.guidance
+        if self.cache is not None:
+            out["cache"] = self.cache
         if self.validated is not None:
             out["validated"] = self.validated
         if self.logprobs:
@@ -214,6 +221,8 @@ class ResultMaker:
     bytes_per_token: int = 0
     """Size of the target's keys and values for one token."""
     guard: GuardReport | None = None
+    draft_policies: tuple[str, ...] = ()
+    """Policies of the caches of the models below the target."""
 
     def __call__(self, generation: Generation, stages: dict[str, Counters]) -> Result:
         """Build the result of one generation; `stages` are the counters of the inner tiers."""
@@ -248,6 +257,7 @@ class ResultMaker:
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
             guidance=generation.sequence.cache.report.guidance if generation.sequence else None,
+            cache=cache_figures(generation, self.draft_policies, self.bytes_per_token),
             validated=validated(generation.request.sampler.params.constraint, generation.text),
         )
 
@@ -280,6 +290,11 @@ def result_of(generation: Generation, strategy: Strategy, mode: str, guard: Guar
         windows=strategy.windows,
         bytes_per_token=strategy.target.info.bytes_per_token,
         guard=report_of(guard, generation),
+        draft_policies=tuple(
+            model.info.kv_policy
+            for model in lower_models(strategy.drafter)
+            if model is not strategy.target and model.info.kv_policy
+        ),
     )
     sequence = generation.sequence
     if sequence is None or not sequence.begun:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from outrider.core.tree import matched
 from outrider.core.types import NO_IDS, IntArray, as_ids
-from outrider.protocols import Cache, Segment
+from outrider.protocols import Cache, CacheReport, Segment
 
 
 class MixedCache:
@@ -16,18 +16,23 @@ class MixedCache:
 
     Attributes:
         sources: the caches; the text is that of the first one, the base.
-        report: figures of the reading of the base, and the guidance.
     """
 
     def __init__(self, sources: Sequence[Cache], guidance: float | str) -> None:
         self.sources = tuple(sources)
         self.guidance = guidance
-        self.report = replace(self.sources[0].report, guidance=guidance)
         self._prompt = len(self.sources[0].text)
         self._fed = False
         self._tokens: list[int] = []
         self._parents: list[int] = []
         self._read = [0] * len(self.sources)
+
+    @property
+    def report(self) -> CacheReport:
+        """Figures of the reading of the base, the guidance, and the bytes of all sources."""
+        reports = [cache.report for cache in self.sources]
+        total = sum(report.kv_bytes for report in reports)
+        return replace(reports[0], guidance=self.guidance, kv_bytes=total)
 
     @property
     def text(self) -> Sequence[int]:

@@ -8,10 +8,12 @@ import torch
 
 from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError, OutriderWarning
+from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed.reading import method_of, settings_of
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
+from outrider.models.compressing import with_kv_policy
 from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
@@ -50,6 +52,7 @@ def load_model(
     adapter: str | Path | None = None,
     cache_dtype: str = "auto",
     context_length: int | None = None,
+    kv_policy: KvPolicy | None = None,
 ) -> LanguageModel:
     """Load the model that `source` names.
 
@@ -71,17 +74,19 @@ def load_model(
             `auto`, it needs the compiled runner; `auto` elsewhere is the dtype of the weights.
         context_length: most tokens of a text, for which `auto` chooses the dtype of the cache; None
             is the window of the model.
+        kv_policy: which rows of a text caches keep; None keeps all. A built model shares its
+            weights with the result. See `with_kv_policy`.
 
     Raises:
-        OptionError: an unknown or missing dtype or device; an adapter or a dtype of the cache for a
-            model that cannot have one.
+        OptionError: an unknown or missing dtype or device; an adapter, a dtype of the cache or a
+            policy for a model that cannot have one.
         CheckpointError: the checkpoint cannot be read, or no runner can run it; the adapter is for
             another model.
     """
     check_adapter(source, adapter)
     check_cache_dtype(cache_dtype)
     if not isinstance(source, str | Path):
-        return _wrap(source, name)
+        return with_kv_policy(_wrap(source, name), kv_policy)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     checkpoint = open_checkpoint(local_folder(source))
@@ -104,6 +109,7 @@ def load_model(
         model = _on_device(text.checkpoint, kind, place, name)
     if cache_dtype != "auto" and model.info.cache != cache_dtype:
         _refuse_cache(cache_dtype, name or str(source))
+    model = with_kv_policy(model, kv_policy)
     if not vision_model:
         return model
     called = name or str(source)

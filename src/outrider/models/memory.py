@@ -1,7 +1,7 @@
 """Checks before loading whether weights and caches of all tiers fit into the device's memory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -54,12 +54,21 @@ class Demand:
         weights: bytes; 0 for a loaded model.
         cache: bytes of keys and values of one token.
         context_length: largest number of tokens that the tier reads; None sets no limit.
+        texts: number of texts that the tier reads for one request, with guidance.
+        kept: computes the most bytes of a cache for a number of tokens, under a policy; None: all
+            rows are kept.
     """
 
     tier: str
     weights: int
     cache: int
     context_length: int | None = None
+    texts: int = 1
+    kept: Callable[[int], int] | None = None
+
+    def cache_of(self, tokens: int) -> int:
+        """Return the bytes of the caches of one request of `tokens` tokens."""
+        return self.texts * (self.cache * tokens if self.kept is None else self.kept(tokens))
 
     @classmethod
     def of_checkpoint(
@@ -224,7 +233,7 @@ def plan_memory(
         lines.append(
             MemoryLine(
                 label=f"{demand.tier} cache at {tokens} tokens{times}",
-                nbytes=demand.cache * tokens * sequences,
+                nbytes=demand.cache_of(tokens) * sequences,
             )
         )
     lines.append(MemoryLine(label="overhead", nbytes=OVERHEAD))

@@ -19,11 +19,15 @@ class CacheReport:
         reading: which parts of a long input were read (`context.reading.Reading`); None: all of it.
         guidance: the scale of classifier-free guidance, or another guidance method with its
             options; None: no guidance is used.
+        kv_policy: the policy that drops rows of the cache, with its options; empty: all are kept.
+        kv_bytes: bytes that a cache under a policy takes now; 0 without one.
     """
 
     vision_seconds: float = 0.0
     reading: ReadingRecord | None = None
     guidance: float | str | None = None
+    kv_policy: str = ""
+    kv_bytes: int = 0
 
 
 @runtime_checkable

@@ -92,7 +92,7 @@ def create_app(
     client = EngineClient()
     engine = make_engine(client)
     info = generator.strategy.target.info
-    metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics)
+    metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics, kv_policy=info.kv_policy)
     context = Context(
         generator=generator,
         info=info,
@@ -214,6 +214,7 @@ def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:
     strategy = generator.strategy
     info = strategy.target.info
     parts = [info.fingerprint, tokenizer.fingerprint, info.weights or str(info.dtype), info.cache]
+    parts += [info.kv_policy] if info.kv_policy else []
     parts += [generator.mode, str(strategy.exactness), __version__]
     if strategy.target.selector is not None:
         parts.append(repr(generator.selection))

@@ -70,7 +70,8 @@ _OWN_ONLY += ("engine_", "constraint_", "mask_", "learner_", "guard_")
 class Metrics:
     """Counters and histograms of one server; gauges and totals are read when they are asked for."""
 
-    def __init__(self, model_name: str, *, vllm: bool = True) -> None:
+    def __init__(self, model_name: str, *, vllm: bool = True, kv_policy: str = "") -> None:
+        self._kept = {"kv_policy": kv_policy} if kv_policy else {}
         self._labels = {"model_name": model_name, "engine": "0"}
         self._vllm = vllm
         self._inner = CollectorRegistry(auto_describe=False)
@@ -114,7 +115,7 @@ class Metrics:
         """Observe the events of the engine, and read its totals."""
         client.observers.append(self.observe)
         client.step_observers.append(self.stepped)
-        self.registry.register(_Exposed(self._inner, client, self._labels, self._vllm))
+        self.registry.register(_Exposed(self._inner, client, self._labels, self._vllm, self._kept))
 
     def text(self) -> bytes:
         """Return all metrics as text."""
@@ -230,8 +231,10 @@ class _Exposed(Collector):
         client: EngineClient,
         labels: dict[str, str],
         vllm: bool,
+        kept: dict[str, str],
     ) -> None:
         self._inner, self._client, self._labels, self._vllm = inner, client, labels, vllm
+        self._kept = kept
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, and those that vLLM has under its names too."""
@@ -319,7 +322,7 @@ class _Exposed(Collector):
         return family
 
     def _info(self, state: EngineState) -> Metric:
-        labels = self._labels | {"cache_tokens": str(state.cache_size)}
+        labels = self._labels | {"cache_tokens": str(state.cache_size)} | self._kept
         family = GaugeMetricFamily(
             OWN + "cache_config_info", "Size of the caches", labels=[*labels]
         )

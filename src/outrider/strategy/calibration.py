@@ -41,8 +41,10 @@ class ModelId:
 
     @classmethod
     def of(cls, model: LanguageModel) -> "ModelId":
-        """Compute the identity of `model` from its weights."""
-        return cls(model.info.name, model.info.fingerprint)
+        """Compute the identity of `model` from its weights, and from the policy of its caches."""
+        info = model.info
+        own = f"{info.fingerprint}-{info.kv_policy}" if info.kv_policy else info.fingerprint
+        return cls(info.name, own)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.fingerprint})"

@@ -142,8 +142,8 @@ KV_POLICIES = (
     "models.caches.eviction.snapkv",
     "models.caches.eviction.duo",
     "models.caches.eviction.rlkv",
-    "models.caches.eviction.infllm",
-    "models.caches.eviction.actqkv",
+    "models.caches.eviction.blocks.infllm",
+    "models.caches.eviction.blocks.actqkv",
 )
 """Modules of policies of the cache, which decide which rows of a text it keeps."""
 

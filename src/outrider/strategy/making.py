@@ -1,16 +1,31 @@
-"""Builds drafters, rules, policies and growths from names, expressions or objects."""
+"""Builds drafters, rules, growths and policies from names, expressions or objects."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NoReturn
 
+from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.expression import Expression
 from outrider.drafters.given import Given
 from outrider.drafters.method import unknown_priors
 from outrider.drafters.neural.growth import Growth
+from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.policies import Source
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
-from outrider.strategy.catalogue import drafter_record, drafter_records, record
+from outrider.protocols.method import Value
+from outrider.strategy.catalogue import drafter_record, drafter_records, names, record
+
+GivenKvPolicy = str | KvPolicy | None
+"""A policy of the cache: an expression such as `snapkv(budget=0.3)`, an object, or None."""
+
+_BUDGET = Range(
+    0,
+    above=True,
+    optional=True,
+    hint="Give a share of the rows, such as 0.25, or a number of rows, such as 1024",
+)
 
 
 def make_drafter(asked: Expression, given: Given) -> Drafter:
@@ -86,14 +101,58 @@ def make_growth(asked: str | Growth) -> Growth:
     return found if isinstance(found, Growth) else _refuse("growth", "Growth", asked)
 
 
-def _built(kind: str, text: str) -> object:
-    """Build the method that an expression names. Raises `OptionError` if it is unknown."""
+def make_kv_policy(
+    asked: GivenKvPolicy, budget: float | None = None, option: str = "kv"
+) -> KvPolicy | None:
+    """Build the policy of an expression, or return a built one, with another budget if one is
+    given. None if there is neither.
+
+    Args:
+        asked: the policy.
+        budget: replaces the budget of the policy: a share up to 1, or a number of rows.
+        option: how the options of `load` begin, for messages: `kv` or `draft_kv`.
+
+    Raises:
+        OptionError: there is no such method, an option is not valid, or a budget is given twice or
+            without a policy.
+    """
+    _BUDGET.check(f"{option}_budget", budget)
+    if asked is None:
+        if budget is None:
+            return None
+        raise OptionError(
+            f"{option}_budget is {budget:g}, and there is no policy that keeps to it",
+            hint=f"Give {option}_policy as well: {', '.join(names('kv-policy'))}",
+        )
+    if isinstance(asked, str):
+        more = {} if budget is None else {"budget": budget}
+        if more and "budget" in Expression.parse(asked, "kv-policy").options:
+            raise OptionError(
+                f"the budget is given twice: {option}_policy is {asked!r:.60}, and {option}_budget "
+                f"is {budget:g}",
+                hint="Leave one of them out",
+            )
+        found = _built("kv-policy", asked, more)
+    else:
+        found = asked
+    if not isinstance(found, KvPolicy):
+        _refuse("kv-policy", "KvPolicy", asked)
+    other = budget is not None and found is asked
+    return replace(found, budget=budget) if other else found
+
+
+_NO_OPTIONS: Mapping[str, Value] = MappingProxyType({})
+
+
+def _built(kind: str, text: str, more: Mapping[str, Value] = _NO_OPTIONS) -> object:
+    """Build the method that an expression names, with `more` options. Raises `OptionError` if it
+    is unknown."""
     parsed = Expression.parse(text, kind)
     if parsed.inner:
         raise OptionError(
             f"{kind} {text!r} contains other methods", hint="Only drafters can combine others"
         )
-    return record(kind, parsed.name).build(parsed.options)
+    return record(kind, parsed.name).build({**parsed.options, **more})
 
 
 def _refuse(kind: str, protocol: str, asked: object) -> NoReturn:

@@ -25,6 +25,7 @@ from outrider.cli.options.bench_options import (
     bench_settings,
     rivals_of,
 )
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.groups import grouped
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.ui import interrupt
@@ -79,6 +80,7 @@ def run(
     drafts: Drafts,
     work: Work,
     guiding: Guiding,
+    caching: Caching,
     model: Model = None,
     json: Json = False,
     out: Out = None,
@@ -96,9 +98,12 @@ def run(
       outrider bench --target ./big --draft ./small --dtype int8 --out runs/big
       outrider bench --cost-scale 100M --rivals --report report
       outrider bench smollm2 --guidance 1.5 --strategies auto
+      outrider bench smollm2 --kv-policy h2o --kv-budget 25% --strategies auto
       outrider bench --config bench.toml --temperature 0.8 --top-p 0.95
     """
-    _bench(model, costs, drafts, work, guiding, json=json, out=out, report=report, full=True)
+    _bench(
+        model, costs, drafts, work, guiding, caching, json=json, out=out, report=report, full=True
+    )
 
 
 @bench.command()
@@ -108,6 +113,7 @@ def speed(
     drafts: Drafts,
     work: Work,
     guiding: Guiding,
+    caching: Caching,
     model: Model = None,
     json: Json = False,
     out: Out = None,
@@ -122,7 +128,9 @@ def speed(
       outrider bench speed --strategies auto --workloads qa,copy --json
       outrider bench speed --workloads question.jsonl.zst --prompts 10
     """
-    _bench(model, costs, drafts, work, guiding, json=json, out=out, report=None, full=False)
+    _bench(
+        model, costs, drafts, work, guiding, caching, json=json, out=out, report=None, full=False
+    )
 
 
 bench.command("verify-cost")(grouped(verify_cost))
@@ -137,6 +145,7 @@ def _bench(
     drafts: Drafts,
     work: Work,
     guiding: Guiding,
+    caching: Caching,
     *,
     json: bool,
     out: Path | None,
@@ -144,7 +153,7 @@ def _bench(
     full: bool,
 ) -> None:
     """Check all options, measure, then print and write the results."""
-    settings = bench_settings(model, costs, drafts, work, guiding)
+    settings = bench_settings(model, costs, drafts, work, guiding, caching)
     rivals = rivals_of(settings)
     folder, lines = _places(out)
     if report is not None:

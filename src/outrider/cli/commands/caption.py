@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import (
     Runtime,
@@ -67,6 +68,7 @@ def caption(
     sampling: Sampling,
     guiding: Guiding,
     runtime: Runtime,
+    caching: Caching,
     question: Annotated[
         str,
         option(
@@ -144,7 +146,7 @@ def caption(
         raise OptionError("the question is empty", hint="Leave --question out, or give a question")
     need_pillow()
     settings = sampling.given()
-    how = guiding.given()
+    how = guiding.given() | caching.given()
     # Pillow also warns about files that it can read.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     screen = Screen()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from outrider.cli.commands.generate import EMPTY, Color, run_stream
 from outrider.cli.options.asking import as_message
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.constraining import Constraining, cut_note
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import (
@@ -42,6 +43,7 @@ def chat(
     constraining: Constraining,
     guiding: Guiding,
     runtime: Runtime,
+    caching: Caching,
     system: Annotated[
         str | None,
         option(panel="Output", help="The system message at the start of the conversation."),
@@ -58,11 +60,12 @@ def chat(
 
       outrider chat --target smollm2
       outrider chat --target ./big --draft ./small --system "Be brief."
+      outrider chat --target ./big --draft ./small --draft-kv-policy streaming
     """
     from outrider.engine.load import target_tokenizer
 
     settings: dict[str, Any] = sampling.given() | constraining.given()
-    guided = guiding.given()
+    guided = guiding.given() | caching.given()
     screen = Screen(color)
     prepare_terminal()
     as_message(target_tokenizer(tiers.target), True)  # before the weights are read

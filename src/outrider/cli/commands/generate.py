@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.constraining import PANEL, Constraining, cut_note
 from outrider.cli.options.guiding import Contrast, Guiding, unguided_note
 from outrider.cli.options.long_inputs import (
@@ -78,6 +79,7 @@ def generate(
     guiding: Guiding,
     searching: Searching,
     runtime: Runtime,
+    caching: Caching,
     long_input: LongInput,
     documents: Annotated[
         list[Path] | None,
@@ -137,10 +139,11 @@ def generate(
       outrider generate "A year:" --regex '(1|2)[0-9]{3}' --particles 8
       outrider generate "A person:" --json-schema person.schema.json
       outrider generate "Who pays?" --documents deal.pdf --keep-ratio 0.6
+      outrider generate "Who pays?" --documents deal.pdf --kv-policy snapkv --kv-budget 25%
     """
     check_stream(stream, n, json)
     _check_documents(prompt, documents, long_input)
-    guided = guiding.given()
+    guided = guiding.given() | caching.given()
     guiding.check_contrast(contrast, bool(documents))
     settings: dict[str, Any] = sampling.given() | constraining.given()
     if logprobs is not None:

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.cli.options.numbers import share_or_count
 from outrider.cli.options.options import option
-from outrider.cli.ui.render import Screen, print_json
+from outrider.cli.ui.render import Screen, print_json, size
 from outrider.cli.ui.supported import show_supported
 from outrider.core.errors import CheckpointError, OptionError
+from outrider.strategy.catalogue import names
 
 if TYPE_CHECKING:
     import torch
 
+    from outrider.models.caches.eviction.policy import KvPolicy
     from outrider.models.checkpoints.checkpoint import Checkpoint
 
 CACHE_TOKENS = 1024
 """Number of tokens for which the cache memory is shown ("1k tokens")."""
+
+_LENGTHS = (1024, 8192)
+"""Tokens of texts for which the memory under a policy is shown, besides the window."""
 
 _OURS = "outrider"
 _THEIRS = "transformers"
@@ -41,6 +47,23 @@ def info(
         int | None,
         option(panel="Runtime", help="Tokens of a text; default: the model's window.", min=1),
     ] = None,
+    kv_policy: Annotated[
+        str | None,
+        option(
+            panel="Runtime",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("kv-policy"),
+            help=f"Show the cache under this policy too: {', '.join(names('kv-policy'))}.",
+        ),
+    ] = None,
+    kv_budget: Annotated[
+        str | None,
+        option(
+            panel="Runtime",
+            metavar="SHARE|ROWS",
+            help="What --kv-policy keeps of each head, such as 25% or 1024.",
+        ),
+    ] = None,
     device: Annotated[
         str,
         option(panel="Runtime", help="Device for the memory estimate; dtype auto depends on it."),
@@ -56,6 +79,7 @@ def info(
 
       outrider info tiny
       outrider info ./big --dtype bfloat16 --json
+      outrider info smollm2 --kv-policy snapkv --kv-budget 0.25
       outrider info --supported
     """
     if supported:
@@ -65,11 +89,14 @@ def info(
         raise OptionError("no model is given", hint="Give a folder, or --supported for a list")
     from outrider.models.checkpoints.opening import open_checkpoint
     from outrider.models.devices import check_cache_dtype, resolve_device, resolve_dtype
+    from outrider.strategy.making import make_kv_policy
 
     check_cache_dtype(cache_dtype)
+    budget = None if kv_budget is None else share_or_count("kv_budget", kv_budget)
+    policy = make_kv_policy(kv_policy, budget)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    caches = Caches(dtype if place.type == "cpu" else "", kind, cache_dtype, context_length)
+    caches = Caches(dtype if place.type == "cpu" else "", kind, cache_dtype, context_length, policy)
     found = [
         facts(name, open_checkpoint(folder), dtype, kind)
         | caches.facts(name, open_checkpoint(folder))
@@ -137,12 +164,14 @@ class Caches:
         kind: that dtype, which caches have outside the compiled runner.
         cache_dtype: dtype of keys and values as given.
         context_length: most tokens of a text; None is the window.
+        policy: which rows are kept; None: all.
     """
 
     dtype: str
     kind: "torch.dtype"
     cache_dtype: str
     context_length: int | None
+    policy: "KvPolicy | None" = None
 
     def facts(self, name: str, checkpoint: "Checkpoint") -> dict[str, Any]:
         """Compute the bytes of keys and values, in float32 and in the dtype that `load` takes.
@@ -166,6 +195,31 @@ class Caches:
             "cache_bytes_in_float32_per_1k_tokens": reads.cache * CACHE_TOKENS,
             "cache_window": window,
             "cache_bytes_of_window": one * window,
+            **self._kept(checkpoint, one, window),
+        }
+
+    def _kept(self, checkpoint: "Checkpoint", one: int, window: int) -> dict[str, Any]:
+        """Compute the bytes under the policy after prompts of some lengths, beside those of all
+        rows; `one` are the bytes of a token."""
+        from outrider.models.compressing import kept_bytes, shape_of
+
+        if self.policy is None:
+            return {}
+        shape = shape_of(checkpoint)
+        if shape is None:
+            raise OptionError(
+                f"the policy {self.policy} is given, and no runner of Outrider's own runs "
+                f"{checkpoint.path.name}",
+                hint="Leave it out",
+            )
+        kept = kept_bytes(self.policy, shape, one)
+        tokens = [n for n in (*_LENGTHS, window) if n <= window or self.policy.moves]
+        return {
+            "kv_policy": str(self.policy),
+            "kv_reads_whole": not self.policy.chunk,
+            "kv_bytes": [
+                {"tokens": n, "kept": kept(n), "full": one * n} for n in dict.fromkeys(tokens)
+            ],
         }
 
     def _chosen(self, checkpoint: "Checkpoint") -> tuple[str, bool]:
@@ -265,12 +319,13 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
         "context": _context(figures),
         "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
-        "on disk": f"{_size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
+        "on disk": f"{size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         "guidance": _guidance(figures["guidance"]),
-        f"weights in {dtype}": _size(figures["weights_bytes"]),
+        f"weights in {dtype}": size(figures["weights_bytes"]),
         "quality": "\n".join(measured) or missing,
         f"cache in {figures['cache_dtype']}": _cache(figures),
+        **_policy(figures),
     }
 
 
@@ -281,14 +336,26 @@ def _guidance(methods: Mapping[str, list[str]]) -> str:
     return f"{alone}; with another model of its vocabulary, or a store: {others}"
 
 
+def _policy(figures: Mapping[str, Any]) -> dict[str, str]:
+    if "kv_policy" not in figures:
+        return {}
+    parts = [
+        f"{size(found['kept'])} for {found['tokens']:,} tokens, all rows {size(found['full'])}"
+        for found in figures["kv_bytes"]
+    ]
+    if figures["kv_reads_whole"]:
+        parts.append("while a prompt is read, all of its rows are held besides")
+    return {f"cache under {figures['kv_policy']}": "; ".join(parts)}
+
+
 def _cache(figures: Mapping[str, Any]) -> str:
-    parts = [f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens"]
+    parts = [f"{size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens"]
     if figures["cache_window"]:
         window = figures["cache_window"]
-        parts.append(f"{_size(figures['cache_bytes_of_window'])} for {window:,} tokens")
+        parts.append(f"{size(figures['cache_bytes_of_window'])} for {window:,} tokens")
     if figures["cache_dtype"] != "float32":
         wide = figures["cache_bytes_in_float32_per_1k_tokens"]
-        parts.append(f"float32: {_size(wide)} for 1k tokens")
+        parts.append(f"float32: {size(wide)} for 1k tokens")
     if not figures["cache_measured"]:
         parts.append("if the quality check of the first load allows it")
     return "; ".join(parts)
@@ -298,17 +365,10 @@ def _stored(sizes: Mapping[str, int]) -> str:
     """Show the types of the weights by their bytes, largest first."""
     if len(sizes) == 1:
         return next(iter(sizes))
-    return ", ".join(f"{dtype} {_size(nbytes)}" for dtype, nbytes in sizes.items()) or "no weights"
+    return ", ".join(f"{dtype} {size(nbytes)}" for dtype, nbytes in sizes.items()) or "no weights"
 
 
 def _context(figures: Mapping[str, Any]) -> str:
     if not figures["context"]:
         return f"unknown: {figures['context_reason']}"
     return f"{figures['context']:,} tokens ({figures['context_reason']})"
-
-
-def _size(nbytes: int) -> str:
-    for unit, exponent in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if nbytes >= 1 << exponent:
-            return f"{nbytes / (1 << exponent):.1f} {unit}"
-    return f"{nbytes} bytes"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")} | {
     "learner": "--learn",
     "guidance": "--guidance",
+    "kv-policy": "--kv-policy",
     "search": "--search",
 }
 """Headings of the kinds that have an option of the same name."""

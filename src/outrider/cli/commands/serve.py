@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.long_inputs import Selecting
 from outrider.cli.options.options import Runtime, Speculation, Tiers, load_generator
@@ -36,6 +37,7 @@ def serve(
     tiers: Tiers,
     speculation: Speculation,
     runtime: Runtime,
+    caching: Caching,
     selecting: Selecting,
     guiding: Guiding,
     listening: Listening,
@@ -56,6 +58,7 @@ def serve(
       outrider serve --target ./big --draft ./small --api-keys keys.toml --host 0.0.0.0
       outrider serve --target smollm2 --replicas 2
       outrider serve --target ./big --guidance contrastive --amateur ./small
+      outrider serve --target ./big --draft ./small --draft-kv-policy streaming
       outrider serve --target smollm2 --allow-search --search-scorer brief=length:40
     """
     if searches.allow_search and replication.replicas is not None:
@@ -77,7 +80,7 @@ def serve(
     selection = selecting.config()
     on = selecting.selection_on or "target"
     how = {} if selection is None else {"selection": selection, "selection_on": on}
-    how |= guiding.given()
+    how |= guiding.given() | caching.given()
     given = limits.server() | _given(behaviour)
     settings = ServerSettings(
         model_names=_names(tiers.target, behaviour.served_model_name),

@@ -11,6 +11,7 @@ import typer
 
 from outrider.cli.commands.generate import Color, Stream, check_stream, finish, run_stream
 from outrider.cli.options.asking import Asked, as_message
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.long_inputs import LongInput, explain_result, prompt_around, read_places
 from outrider.cli.options.options import (
     Runtime,
@@ -58,6 +59,7 @@ def summarize(
     speculation: Speculation,
     sampling: Sampling,
     runtime: Runtime,
+    caching: Caching,
     instruction: Annotated[
         str, option(panel="Output", metavar="TEXT", help="What to write about the files.")
     ] = INSTRUCTION,
@@ -99,7 +101,7 @@ def summarize(
         )
     ratio = {} if long_input.context_budget else {"keep_ratio": KEEP_RATIO}
     config = long_input.config(**ratio)
-    settings = sampling.given()
+    settings, kept = sampling.given(), caching.given()
     screen = Screen(color)
     with Waiting(screen) as waiting:
         documents = read_places(files, waiting, long_input.document_limits)
@@ -112,7 +114,7 @@ def summarize(
         )
         waiting.say("loading models")
         how = {"selection": config, "selection_on": long_input.selection_on or "target"}
-        generator = load_generator(tiers, runtime, speculation, **how)
+        generator = load_generator(tiers, runtime, speculation, **how, **kept)
     for job in jobs:
         if each and not json and len(jobs) > 1:
             screen.write(f"--- {job.names[0]} ---\n")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.cli.options.caching import Caching
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.guiding import Guiding
 from outrider.cli.options.options import option
@@ -189,13 +190,18 @@ def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
 
 
 def bench_settings(
-    model: str | None, costs: Costs, drafts: Drafts, work: Work, guiding: Guiding
+    model: str | None,
+    costs: Costs,
+    drafts: Drafts,
+    work: Work,
+    guiding: Guiding,
+    caching: Caching,
 ) -> "Settings":
     """Build the settings of a run: the config file, overridden by the command line."""
     from outrider.bench.config import make_settings, read_config
 
     config = read_config(work.config) if work.config else {}
-    given = model_options(model, costs, drafts, work)
+    given = model_options(model, costs, drafts, work) | caching.given()
     given.pop("config", None)
     if (recipe := guiding.recipe()) is not None:
         given["guidance"] = str(recipe)

@@ -119,9 +119,30 @@ def summary(figures: Mapping[str, Any]) -> str:
         parts.append(f"{speculation['mode']} ({speculation['exactness']})")
     if figures.get("guidance") is not None:
         parts.append(f"guidance {figures['guidance']}")
+    if figures.get("cache"):
+        parts.append(cache_kept(figures["cache"]))
     if figures.get("context"):
         parts.append(share_read(figures["context"]))
     return ", ".join(parts)
+
+
+def cache_kept(cache: Mapping[str, Any]) -> str:
+    """Format what caches under a policy have kept."""
+    parts: list[str] = []
+    if "policy" in cache:
+        sizes = f"{size(cache['bytes'])}, all rows {size(cache['full_bytes'])}"
+        parts.append(f"cache {cache['policy']} ({sizes})")
+    if "draft_policy" in cache:
+        parts.append(f"draft cache {cache['draft_policy']}")
+    return ", ".join(parts)
+
+
+def size(nbytes: int) -> str:
+    """Format a number of bytes."""
+    for unit, exponent in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if nbytes >= 1 << exponent:
+            return f"{nbytes / (1 << exponent):.1f} {unit}"
+    return f"{nbytes} bytes"
 
 
 def weights_note(info: "ModelInfo") -> str:

@@ -19,7 +19,7 @@ from outrider.core.errors import OptionError, OutriderError, OutriderWarning, on
 from outrider.core.values import JsonValue
 from outrider.core.version import __version__
 from outrider.engine.learners.learning import Learning
-from outrider.engine.options import Models, Reading, Runtime
+from outrider.engine.options import Caching, Models, Reading, Runtime
 from outrider.kernels.compile import hash_of
 from outrider.kernels.library import cores
 from outrider.kernels.machine import cpu_name
@@ -89,7 +89,7 @@ def profile_for(
         raise OptionError(f"profile is {given!r:.60}", hint="Give a file, a Profile, auto or none")
     if given == NONE:
         return None, speculation
-    other = _chosen(models, speculation, reading, learning)
+    other = _chosen(models, speculation, runtime, reading, learning)
     if given == AUTO:
         return (None, speculation) if other else _cached(models, speculation, runtime)
     profile, what = _named(given)
@@ -120,13 +120,19 @@ def _named(given: str | Path | Profile) -> tuple[Profile, str]:
 
 
 def _chosen(
-    models: Models, speculation: Speculation, reading: Reading, learning: Learning
+    models: Models,
+    speculation: Speculation,
+    runtime: Runtime,
+    reading: Reading,
+    learning: Learning,
 ) -> str | None:
     """Name what the user has chosen that a profile does not know; None: nothing."""
     if replace(speculation, guard=Speculation.guard) != Speculation():  # it fits every profile
         return "options of drafting"
     if reading != Reading():
         return "a selection, guidance or layer skipping"
+    if runtime.caching != Caching():
+        return "a policy of the cache"
     if models.adapter is not None:
         return "an adapter"
     return None if learning == Learning() else "learning"

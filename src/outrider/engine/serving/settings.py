@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from outrider.core.checks import Range, check_ranges
 from outrider.engine.generator import Generator
+from outrider.engine.options import PLANNED_CONTEXT
 from outrider.engine.serving.scheduler import Limits, slots_of
+from outrider.models.caches.eviction.policy import UNBOUNDED
 from outrider.models.memory import available_memory
 from outrider.protocols import LanguageModel
 from outrider.strategy.description import lower_models
@@ -55,7 +57,8 @@ class ServingSettings:
         if not each:
             return most
         fitting = int(available_memory(target.info.device) * self.memory_share) // each
-        return max(min(most, fitting), slots_of(window))
+        least = window if window < UNBOUNDED else PLANNED_CONTEXT
+        return max(min(most, fitting), slots_of(least))
 
 
 def _models(generator: Generator) -> list[LanguageModel]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.core.types import NO_IDS
+from outrider.core.types import NO_IDS, IntArray, Rows
 from outrider.kernels.layout import Batch, HeadRows
 from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.kernels.layout import Places as PlacePointers
@@ -235,3 +235,24 @@ def following(feeds: Sequence[Feed], count: int) -> list[Feed]:
     last = feeds[-1]
     places = np.arange(count) + last.positions[-1] + 1
     return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]
+
+
+def known_ids(token_ids: Sequence[int] | IntArray, vocab_size: int, name: str) -> NDArray[np.int32]:
+    """Return ids as the kernels read them. Raises `IndexError` for one that model `name` lacks."""
+    ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+    if len(ids) and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise IndexError(f"a token is outside the vocabulary of {name}")
+    return ids
+
+
+def split_rows(
+    feeds: Sequence[Feed],
+    logits: Float[Tensor, "rows vocab"],
+    hidden: Float[Tensor, "rows hidden"],
+) -> list[Rows]:
+    """Split the results of a forward into the rows of each feed."""
+    if len(feeds) == 1:
+        return [Rows(logits, hidden)]
+    counts = [len(feed.take) for feed in feeds]
+    split = zip(logits.split(counts), hidden.split(counts), strict=True)
+    return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]

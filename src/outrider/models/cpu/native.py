@@ -31,7 +31,7 @@ from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
-from outrider.models.cpu.batch import RowArrays, following
+from outrider.models.cpu.batch import RowArrays, following, known_ids, split_rows
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import CACHE_DTYPES, NativeCache, current
 from outrider.models.cpu.compressed import NativeCompressedCache
@@ -194,7 +194,7 @@ class NativeDecoder(OwnModel):
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the input embeddings of these ids."""
-        ids = self._known(token_ids)
+        ids = known_ids(token_ids, self.config.vocab_size, self.info.name)
         out = torch.empty(len(ids), self.config.hidden_size)
         loaded: Any = library()
         model = ctypes.byref(self._packed.layout)
@@ -203,18 +203,12 @@ class NativeDecoder(OwnModel):
 
     def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the rows of the output head for these tokens, in float32."""
-        ids = self._known(token_ids)
+        ids = known_ids(token_ids, self.config.vocab_size, self.info.name)
         out = torch.empty(len(ids), self.config.hidden_size)
         loaded: Any = library()
         head = ctypes.byref(self._head.layout.head)  # of all tokens
         loaded.outrider_unpack(head, len(ids), ids.ctypes.data, out.data_ptr())
         return out
-
-    def _known(self, token_ids: Sequence[int] | IntArray) -> NDArray[np.int32]:
-        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
-            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
-        return ids
 
     def _fresh_cache(self) -> NativeCache:
         if self._compression is not None:
@@ -364,11 +358,7 @@ class NativeDecoder(OwnModel):
             logits = whole
         elif self._stride != self.config.vocab_size:
             logits = logits[:, : self.config.vocab_size]
-        if len(feeds) == 1:
-            return [Rows(logits, hidden)]
-        counts = [len(feed.take) for feed in feeds]
-        split = zip(logits.split(counts), hidden.split(counts), strict=True)
-        return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
+        return split_rows(feeds, logits, hidden)
 
     def _prepare(
         self,
@@ -381,9 +371,7 @@ class NativeDecoder(OwnModel):
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)
-            end = max(
-                end, feed.end + ahead + max(cache.places.shift, 0)
-            )  # upper bound of all positions
+            end = max(end, feed.end + ahead + max(cache.places.shift, 0))  # bounds all positions
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
         arrays.batch.names = None if self._names is None else self._names.ctypes.data

@@ -1,7 +1,7 @@
 """Shared parts of the runners of Llama-shaped checkpoints: model description and caches."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TypeVar
@@ -51,6 +51,21 @@ def cache_layout(
         context_length=config.context_length,
         dtype=dtype,
         device=torch.device(device),
+    )
+
+
+def cache_shape(config: DecoderConfig, find_fingerprint: Callable[[], str]) -> Shape:
+    """Return what policies know of the caches of a decoder with this fingerprint."""
+    return Shape(
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        reads_all=tuple(window is None for window in config.windows),
+        rotary=config.rotary,
+        cap=config.scales.attention_cap or 0,
+        context_length=config.context_length,
+        find_fingerprint=find_fingerprint,
     )
 
 
@@ -171,17 +186,7 @@ class OwnModel:
             OptionError: the policy does not fit the model.
         """
         config, other = self.config, copy(self)
-        shape = Shape(
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            reads_all=tuple(window is None for window in config.windows),
-            rotary=config.rotary,
-            cap=config.scales.attention_cap or 0,
-            context_length=config.context_length,
-            find_fingerprint=lambda: self.info.fingerprint,
-        )
+        shape = cache_shape(config, lambda: self.info.fingerprint)
         policy.begin(shape)  # for its checks
         rope = replace(config.rope, amplitude=1.0)  # keys that are moved have their length already
         other._compression = Compression(policy=policy, shape=shape, angles=rope.turns)

@@ -29,7 +29,8 @@ async def model(request: Request, name: str) -> Response:
 
 def _model(context: Context, name: str) -> dict[str, Any]:
     info = context.info
-    guided = {} if info.guidance is None else {"guidance": info.guidance}
+    more: dict[str, Any] = {} if info.guidance is None else {"guidance": info.guidance}
+    more |= {"kv_policy": info.kv_policy} if info.kv_policy else {}
     return {
         "id": name,
         "object": "model",
@@ -40,5 +41,5 @@ def _model(context: Context, name: str) -> dict[str, Any]:
         "max_model_len": context.window,
         "reads_images": bool(info.image_token_ids),
         "exactness": str(context.generator.strategy.exactness),
-        **guided,
+        **more,
     }

@@ -62,9 +62,7 @@ def judge(tokens: Sequence[int], points: Sequence[Point] = ()) -> Judged:
     for number in range(LAYERS):
         at = f"model.layers.{number}."
         h = norm(x, at + "input_layernorm.weight")
-        q, k, v = (
-            (h @ w[f"{at}self_attn.{n}_proj.weight"].T).view(count, -1, DIM) for n in "qkv"
-        )
+        q, k, v = ((h @ w[f"{at}self_attn.{n}_proj.weight"].T).view(count, -1, DIM) for n in "qkv")
         q = turned(q, np.arange(count)) / DIM**0.5
         weights = torch.zeros(HEADS, count, count, dtype=torch.float64)
         for head in range(HEADS):

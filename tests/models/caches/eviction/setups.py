@@ -14,12 +14,12 @@ from torch import Tensor
 
 from outrider import kernels
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.caches.eviction.actqkv import ActQKV
+from outrider.models.caches.eviction.blocks.actqkv import ActQKV
+from outrider.models.caches.eviction.blocks.infllm import InfLLM
 from outrider.models.caches.eviction.cache import CompressedCache
 from outrider.models.caches.eviction.duo import Duo
 from outrider.models.caches.eviction.gates import Gates
 from outrider.models.caches.eviction.h2o import H2O
-from outrider.models.caches.eviction.infllm import InfLLM
 from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.caches.eviction.rlkv import RLKV
 from outrider.models.caches.eviction.snapkv import SnapKV
@@ -80,9 +80,7 @@ def model(runner: str = "decoder", kind: str = "llama") -> Any:
 
 def runner_cases(runners: Sequence[str] = RUNNERS) -> list[Any]:
     """Test parameters; compiled runners are skipped where there are no kernels."""
-    return [
-        pytest.param(r, marks=[] if r == "decoder" else [needs_kernels], id=r) for r in runners
-    ]
+    return [pytest.param(r, marks=[] if r == "decoder" else [needs_kernels], id=r) for r in runners]
 
 
 def gates_for(one: Any, seed: int = 0) -> Gates:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from outrider import kernels
 from outrider.core.errors import OptionError
-from outrider.models.caches.eviction.actqkv import activated, by_entropy
+from outrider.models.caches.eviction.blocks.actqkv import activated, by_entropy
+from outrider.models.caches.eviction.blocks.infllm import InfLLM
+from outrider.models.caches.eviction.blocks.retrieval import Blocks
 from outrider.models.caches.eviction.duo import Duo
 from outrider.models.caches.eviction.h2o import H2O
-from outrider.models.caches.eviction.infllm import InfLLM
-from outrider.models.caches.eviction.retrieval import Blocks
 from outrider.models.caches.eviction.rlkv import RLKV
 from outrider.models.caches.eviction.snapkv import SnapKV
 from outrider.models.caches.eviction.streaming import Streaming
@@ -353,7 +353,7 @@ def test_actqkv_layers_have_budgets_of_their_own_in_the_answer_only(
         return [2 * room - 1, 1]
 
     monkeypatch.setattr(
-        "outrider.models.caches.eviction.actqkv.by_entropy", first_layer_takes_all
+        "outrider.models.caches.eviction.blocks.actqkv.by_entropy", first_layer_takes_all
     )
     one = under("actqkv", every=5)  # points of the prompt and of the answer differ
     write(one, begin(one, ids(27)), MORE[:10])

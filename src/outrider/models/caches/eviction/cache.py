@@ -19,13 +19,10 @@ from outrider.models.caches.bookkeeping import Feed, Run
 from outrider.models.caches.eviction.planes import Planes, whole_planes
 from outrider.models.caches.eviction.policy import Choice, KvPolicy, Shape
 from outrider.models.caches.eviction.queries import QueryLog
+from outrider.models.caches.eviction.sizes import SPARE
 from outrider.models.caches.eviction.storage import CompressedStorage
 from outrider.models.caches.kv_cache import Asked, CacheLayout, DecoderCache, Storage
-from outrider.protocols import Segment
-
-_SPARE = 64
-"""Rows for which planes have space behind what they keep."""
-
+from outrider.protocols import CacheReport, Segment
 
 Angles = Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor]]
 
@@ -275,7 +272,7 @@ class CompressedCache(DecoderCache):
         """Move to storage that holds the chosen rows."""
         old, before = self.storage, self.planes
         self.planes = Planes(tuple(choice.rows), self._length)
-        storage = self._make(self.layout, self._length + _SPARE)
+        storage = self._make(self.layout, self._length + SPARE)
         counts = [int(np.searchsorted(rows, self._archived)) for rows in choice.rows]
         if self._archive is not None:
             taken = [rows[:n] for rows, n in zip(choice.rows, counts, strict=True)]
@@ -323,10 +320,21 @@ class CompressedCache(DecoderCache):
         if end > capacity:
             spare = (end + int(self.planes.shift.max())) // 4
             soon = spare if self._next is None else min(spare, self._next - end)
-            capacity = end + max(soon, _SPARE)
+            capacity = end + max(soon, SPARE)
         self._exchange(kept, capacity)
 
     # -- figures ----------------------------------------------------------------------------
+
+    @property
+    def report(self) -> CacheReport:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How the text was read, with the policy and the bytes that the cache takes now."""
+        self._report.kv_policy = str(self.compression.policy)
+        self._report.kv_bytes = self.nbytes
+        return self._report
+
+    @report.setter
+    def report(self, found: CacheReport) -> None:
+        self._report = found
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,7 @@
 """DuoAttention: retrieval heads, found by how much final states need their far rows."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from outrider.models.caches.eviction.head_gates import HeadGates
 from outrider.models.caches.eviction.record import KvMethod
@@ -11,6 +12,8 @@ from outrider.protocols.method import Paper
 class Duo(HeadGates):
     """Heads with high gates keep all rows, the others the first and the recent ones. Raises
     `OptionError` for a bad option or file."""
+
+    name: ClassVar[str] = "duo"
 
     sinks: int = 64
     recent: int = 256

@@ -1,6 +1,7 @@
 """H2O: recent rows, and those that got the most attention so far."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ class H2O(KvPolicy):
     Raises:
         OptionError: a value is out of range.
     """
+
+    name: ClassVar[str] = "h2o"
 
     budget: float = 0.2
     recent: float = 0.5

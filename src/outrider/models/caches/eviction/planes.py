@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from outrider.core.types import IntArray
 
-_BLOCK = 64
+BLOCK = 64
 """Planes begin at multiples of this number of slots, which kernels read as whole blocks."""
 
 
@@ -38,7 +38,7 @@ class Planes:
 
     def sizes(self, capacity: int) -> IntArray:
         """Return `[planes]` slots of each plane for a text of `capacity` rows."""
-        return -(-(capacity + self.shift.astype(np.int64)) // _BLOCK) * _BLOCK
+        return -(-(capacity + self.shift.astype(np.int64)) // BLOCK) * BLOCK
 
     def holds(self, plane: int, length: int) -> IntArray:
         """Return the rows that a plane holds of a text of `length` rows, ascending."""

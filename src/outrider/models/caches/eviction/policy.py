@@ -6,9 +6,9 @@ again. Between two points no row goes. Points depend on the text only, and no dr
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.types import BoolArray, IntArray
+from outrider.protocols.method import Value, text_of
 
 UNBOUNDED = 1 << 20
 """Longest text under a policy that moves positions into the window of the model."""
@@ -156,6 +157,7 @@ class KvPolicy:
     """The options that all policies share.
 
     Attributes:
+        name: the name of the method; empty for one that is not in the catalogue.
         budget: the rows of a head that are kept at a point: a share of the rows of the text, up to
             1, or a number of rows above 1. Until the next point, the rows of new tokens follow.
         chunk: tokens of a prompt between two points; 0: the prompt is read whole, and the first
@@ -165,6 +167,8 @@ class KvPolicy:
     Raises:
         OptionError: a value is out of range.
     """
+
+    name: ClassVar[str] = ""
 
     budget: float = field(default=0.25)
     chunk: int = 0
@@ -202,6 +206,20 @@ class KvPolicy:
     def budget_of(self, rows: int) -> int:
         """Return the rows that a head may keep of a text of `rows` rows, at least 1."""
         return max(round(self.budget * rows), 1) if self.budget <= 1 else int(self.budget)
+
+    def __str__(self) -> str:
+        """The policy as an expression, with the options that differ from their defaults."""
+        values = [(one, getattr(self, one.name)) for one in fields(self)]
+        changed = [f"{one.name}={_shown(value)}" for one, value in values if value != one.default]
+        name = self.name or type(self).__name__
+        return f"{name}({','.join(changed)})" if changed else name
+
+
+def _shown(value: Value | Hashable) -> str:
+    """Return a value as text; an object by its class."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return text_of(value)
+    return type(value).__name__
 
 
 def whole(view: View) -> list[IntArray]:

@@ -1,6 +1,7 @@
 """RLKV: the heads that reasoning needs, found by reinforcement learning."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from outrider.models.caches.eviction.head_gates import HeadGates
 from outrider.models.caches.eviction.record import KvMethod
@@ -11,6 +12,8 @@ from outrider.protocols.method import Paper
 class RLKV(HeadGates):
     """Heads with high gates keep all rows, the others 16 first and 64 recent ones. Raises
     `OptionError` for a bad option or file."""
+
+    name: ClassVar[str] = "rlkv"
 
 
 METHOD = KvMethod(

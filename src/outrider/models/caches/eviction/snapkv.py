@@ -1,6 +1,7 @@
 """SnapKV: the rows of a prompt that its last tokens attend to."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class SnapKV(KvPolicy):
     Raises:
         OptionError: a value is out of range.
     """
+
+    name: ClassVar[str] = "snapkv"
 
     budget: float = 1024
     every: int = 0

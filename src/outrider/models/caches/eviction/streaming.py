@@ -1,6 +1,7 @@
 """StreamingLLM: the first rows of a text and the most recent ones."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Streaming(KvPolicy):
     Raises:
         OptionError: a value is out of range.
     """
+
+    name: ClassVar[str] = "streaming"
 
     budget: float = 512
     chunk: int = 64

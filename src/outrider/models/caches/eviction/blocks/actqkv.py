@@ -1,15 +1,16 @@
 """ActQKV: blocks of old rows, fetched by the queries that deviate most, with a budget per layer."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.models.caches.eviction.blocks.retrieval import Blocks, Retrieval
 from outrider.models.caches.eviction.policy import Choice, Eviction, Shape, View
 from outrider.models.caches.eviction.record import KvMethod
-from outrider.models.caches.eviction.retrieval import Blocks, Retrieval
 from outrider.protocols.method import Paper
 
 
@@ -25,6 +26,8 @@ class ActQKV(Retrieval):
         weighted: whether queries are weighted; otherwise their mean is used.
         adaptive: whether layers have budgets of their own.
     """
+
+    name: ClassVar[str] = "actqkv"
 
     weighted: bool = True
     adaptive: bool = True

@@ -1,10 +1,11 @@
 """InfLLM: blocks of old rows, fetched by the mean of the latest queries."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from outrider.models.caches.eviction.blocks.retrieval import Blocks, Retrieval
 from outrider.models.caches.eviction.policy import Eviction, Shape
 from outrider.models.caches.eviction.record import KvMethod
-from outrider.models.caches.eviction.retrieval import Blocks, Retrieval
 from outrider.protocols.method import Paper
 
 
@@ -12,6 +13,8 @@ from outrider.protocols.method import Paper
 class InfLLM(Retrieval):
     """Reads the first rows, recent rows, and blocks of old rows whose representatives have the
     highest products with the mean of the latest queries. Raises `OptionError` for a bad option."""
+
+    name: ClassVar[str] = "infllm"
 
     def begin(self, shape: Shape) -> Eviction:
         """Return the policy for one text. Raises `OptionError` if it does not fit the model."""

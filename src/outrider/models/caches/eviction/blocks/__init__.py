@@ -1,0 +1,1 @@
+"""Policies that store all rows and read blocks of old ones."""
