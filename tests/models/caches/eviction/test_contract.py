@@ -156,6 +156,20 @@ def test_drafted_texts_equal_undrafted_ones(name: str, pair: tuple[str, str]) ->
         same(write_drafted(one, begin(one, TEXT), MORE, rng, trees=trees), expected, pair)
 
 
+@needs_kernels
+@pytest.mark.parametrize("name", ["h2o", "infllm"])
+def test_the_same_queries_are_kept_of_drafted_texts(name: str) -> None:
+    """Not all are; which ones are depends on the place of a row, whatever its drafted row is."""
+    sampled = {"each": 3} if name == "h2o" else {"probe": 1, "chunk": 400, "every": 5, "local": 0.1}
+    if name == "infllm":
+        sampled |= {"positions": "original"}
+    one, rng = under(name, "float32", **sampled), np.random.default_rng(5)
+    expected = write(one, begin(one, TEXT), ids(40, seed=7))
+    for _ in range(3):
+        found = write_drafted(one, begin(one, TEXT), ids(40, seed=7), rng, trees=True)
+        assert torch.equal(found, expected)
+
+
 @pairs(("decoder", "partial"), ("float32", "window"), ("int8", "mha"))
 @each_policy
 def test_a_batch_equals_each_text_alone(name: str, pair: tuple[str, str]) -> None:
