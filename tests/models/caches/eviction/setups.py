@@ -80,9 +80,7 @@ def model(runner: str = "decoder", kind: str = "llama") -> Any:
 
 def runner_cases(runners: Sequence[str] = RUNNERS) -> list[Any]:
     """Test parameters; compiled runners are skipped where there are no kernels."""
-    return [
-        pytest.param(r, marks=[] if r == "decoder" else [needs_kernels], id=r) for r in runners
-    ]
+    return [pytest.param(r, marks=[] if r == "decoder" else [needs_kernels], id=r) for r in runners]
 
 
 def gates_for(one: Any, seed: int = 0) -> Gates:

@@ -30,6 +30,7 @@ from tests.models.caches.eviction.setups import (
     write_drafted,
 )
 
+
 def pairs(*given: tuple[str, str]) -> pytest.MarkDecorator:
     """A test of some runners and kinds of checkpoints."""
     cases = [
@@ -117,9 +118,13 @@ def test_a_budget_may_be_a_share(name: str, spy: Spy) -> None:  # noqa: F811
 @each_policy
 def test_bytes_are_those_of_all_tensors_and_fall_with_the_budget(name: str, runner: str) -> None:
     sizes = []
-    for budget in ({"sinks": 8}, {"sinks": 120}) if name in ("duo", "rlkv") else (
-        {"budget": 16},
-        {"budget": 140},
+    for budget in (
+        ({"sinks": 8}, {"sinks": 120})
+        if name in ("duo", "rlkv")
+        else (
+            {"budget": 16},
+            {"budget": 140},
+        )
     ):
         one = under(name, runner, **budget)
         own = begin(one, ids(200))

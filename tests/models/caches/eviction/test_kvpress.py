@@ -53,9 +53,7 @@ def pressed(name: str, **options: Any) -> list[torch.Tensor]:
 
 def best(scores: list[torch.Tensor], count: int) -> list[list[int]]:
     """The rows that a press keeps, of each layer and head."""
-    return [
-        sorted(own.topk(count).indices.tolist()) for layer in scores for own in layer
-    ]
+    return [sorted(own.topk(count).indices.tolist()) for layer in scores for own in layer]
 
 
 @pytest.mark.parametrize("window", [4, 8])

@@ -126,7 +126,7 @@ def test_h2o_keeps_recent_rows_and_heavy_hitters(spy: Spy) -> None:  # noqa: F81
 
 
 def test_ends_are_first_and_recent_rows(spy: Spy) -> None:  # noqa: F811
-    _, chosen = ran("streaming", spy)
+    ran("streaming", spy)
     assert [point.rows for point in spy.points] == [12, 16, 20, 24, 28, 32, 36]
     for point in spy.points:
         for kept, turns in zip(point.kept, point.turns, strict=True):
@@ -139,7 +139,7 @@ def test_blocks_are_chosen_by_what_the_latest_queries_fit(
     name: str,
     spy: Spy,  # noqa: F811
 ) -> None:
-    found, chosen = ran(name, spy)
+    found, _ = ran(name, spy)
     sinks, block, recent, probed = 2, 3, 4, 3
     layers = [_Blocks(found, layer, sinks, block) for layer in range(LAYERS)]
     points = {point.rows: point for point in spy.points}

@@ -352,9 +352,7 @@ def test_actqkv_layers_have_budgets_of_their_own_in_the_answer_only(
         assert len(entropies) == 2
         return [2 * room - 1, 1]
 
-    monkeypatch.setattr(
-        "outrider.models.caches.eviction.actqkv.by_entropy", first_layer_takes_all
-    )
+    monkeypatch.setattr("outrider.models.caches.eviction.actqkv.by_entropy", first_layer_takes_all)
     one = under("actqkv", every=5)  # points of the prompt and of the answer differ
     write(one, begin(one, ids(27)), MORE[:10])
     counts = {p.rows: [len(rows) for rows in p.kept] for p in spy.points}
