@@ -10,6 +10,7 @@ from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS
 from outrider.models.caches.bookkeeping import Run
+from outrider.models.caches.eviction.cache import CacheView
 from outrider.models.caches.eviction.planes import Planes, whole_planes
 from outrider.models.caches.eviction.storage import runs_of
 from outrider.models.cuda import StaticDecoder
@@ -132,6 +133,19 @@ def test_a_runner_with_static_shapes_uses_the_plain_one() -> None:
     other = under("h2o")
     ours, theirs = (write(each, begin(each, TEXT), MORE) for each in (one, other))
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_layers_that_do_not_turn_keys_have_none_turned() -> None:
+    """The first rows move in the first layer only; their keys in the second have no position."""
+    one = under("streaming", kind="unturned")
+    assert one.config.rotary == (True, False)
+    own = begin(one, ids(20))
+    for plane in range(4):
+        ours, read = (store.float_keys(plane, 2) for store in (own.storage, own._archive))
+        assert torch.equal(ours, read) == (plane >= 2)
+    view, keys, turns = CacheView(own), torch.ones(2, 3, 8), rows(4, 5, 6)
+    assert torch.equal(view.turned(1, keys, turns), keys)
+    assert not torch.equal(view.turned(0, keys, turns), keys)
 
 
 def test_a_fork_that_reads_again_gives_back_its_archive() -> None:
