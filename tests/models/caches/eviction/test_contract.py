@@ -230,7 +230,7 @@ def test_a_truncated_text_equals_a_fresh_one(name: str, runner: str) -> None:
         assert kept(own) == kept(fresh)
 
 
-@pytest.mark.parametrize("runner", runner_cases(("decoder", "float32")))
+@pytest.mark.parametrize("runner", runner_cases(("float32",)))
 @in_parts
 def test_a_text_read_in_parts_equals_one_read_at_once(name: str, runner: str) -> None:
     one = under(name, runner)
@@ -265,7 +265,7 @@ def test_a_text_goes_on_as_a_prompt(name: str, runner: str) -> None:
         same(write(one, reused, MORE[count:]), expected, (runner, ""))
 
 
-@pytest.mark.parametrize("runner", runner_cases(("decoder", "float32")))
+@pytest.mark.parametrize("runner", runner_cases(("float32",)))
 @each_policy
 def test_old_caches_are_reused_only_where_that_changes_nothing(name: str, runner: str) -> None:
     one = under(name, runner)
