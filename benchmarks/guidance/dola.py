@@ -19,6 +19,8 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
+from benchmarks.guidance.pairs import judged
+from benchmarks.guidance.prompted.tasks import TOPICS
 from benchmarks.guidance.statements import Probe, statements, trivia_choices
 from benchmarks.long_inputs.intervals import bootstrap
 from torch import Tensor
@@ -176,33 +178,53 @@ def table(judge: Judge, topics: Sequence[str], wanted: bool) -> None:
 
 
 def texts(target: str, tokens: int, prompts: int, until: float) -> None:
-    """Write greedy texts, and print their repetition and cost."""
-    print("\n| system | penalty | repeated 4-grams | tokens | CPU ms a token |")
-    print("|---|---|---|---|---|")
+    """Write greedy texts, and print their repetition, their loss under the plain model, and cost;
+    differences are to the plain model without a penalty, paired."""
+    print(
+        "\n| system | penalty | texts | repeated 4-grams | minus plain | loss | minus plain |"
+        " tokens | CPU ms a token |\n|---|---|--:|---|---|---|---|--:|--:|"
+    )
+    plain: dict[int, tuple[float, float]] = {}
+    judge = load(target, mode="none", threads=1)
+    asked = [*PROMPTS, *(f"Tell me about {topic}." for topic in TOPICS)][:prompts]
     for name in ("none", "dola(half=low)", "dola(half=high)"):
         guidance = 1.0 if name == "none" else name
         generator = load(target, mode="none", threads=1, guidance=guidance)
         for penalty in (1.0, 1.2):
-            shares: list[float] = []
+            found: dict[int, tuple[float, float]] = {}
             count, spent = 0, 0.0
-            for text in PROMPTS[:prompts]:
+            for number, text in enumerate(asked):
                 if perf_counter() > until:
                     break
-                asked = [{"role": "user", "content": text}]
+                chat = [{"role": "user", "content": text}]
                 begun = process_time()
                 result = generator.generate(
-                    asked, max_new_tokens=tokens, temperature=0.0, repetition_penalty=penalty
+                    chat, max_new_tokens=tokens, temperature=0.0, repetition_penalty=penalty
                 )
                 spent += process_time() - begun
-                shares.append(repeated(result.token_ids))
+                seen = judged(judge.strategy.target, judge.prompt(chat), result.token_ids)
+                found[number] = repeated(result.token_ids), float(seen.losses.mean())
                 count += len(result.token_ids)
-            if shares:
-                cost = 1000 * spent / max(count, 1)
-                print(
-                    f"| {name} | {penalty} | {shown(shares)} ({len(shares)} texts) | {count} | "
-                    f"{cost:.0f} |",
-                    flush=True,
-                )
+            plain = plain or found
+            if found:
+                print(row_of(f"{name} | {penalty}", found, plain, count, spent), flush=True)
+
+
+def row_of(
+    name: str,
+    found: dict[int, tuple[float, float]],
+    plain: dict[int, tuple[float, float]],
+    count: int,
+    spent: float,
+) -> str:
+    """Return a row of the table of texts."""
+    cells = [str(len(found))]
+    for part in (0, 1):
+        cells.append(shown([one[part] for one in found.values()]))
+        pairs = [(found[i][part], plain[i][part]) for i in found if i in plain]
+        cells.append("" if found == plain else shown([a - b for a, b in pairs], sign=True))
+    cells += [str(count), f"{1000 * spent / max(count, 1):.0f}"]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -212,7 +234,7 @@ def main() -> None:
     parser.add_argument("--trivia", type=Path, required=True, help="OpenTriviaQA, JSON lines")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS) + len(TOPICS))
     parser.add_argument("--seconds", type=float, default=560.0)
     given = parser.parse_args()
     begun = perf_counter()

@@ -3,13 +3,15 @@
     python -m benchmarks.guidance.foreal
 
 The target begins each sentence with `lead` tokens and the draft model finishes it (arXiv
-2506.06998). Beside each lead, the target writes the same share of the tokens at random places (the
-idea switched off). Texts are greedy, one at a time; quality is the target's judgement: the loss of
-the text under it, and the share of tokens that it would have chosen. Costs are per token of the
-text, after the prompt: forwards of the target, tokens that each model reads, parameters times
-tokens of both, and processor seconds, relative to the target alone. `without a cache` is what the
-two would read if a model that takes over read the whole text again. Intervals draw prompts. Rows of
-the raw figures go to the file of `--rows`.
+2506.06998). Beside each lead (the idea switched off) the target writes the same share of the tokens
+at random places; runs that are as many and as long, but begin elsewhere (the places of the lead's
+own text, moved round); and a run of as many tokens in the second half of each sentence, which has
+fewer tokens where sentences end before it does. Texts are greedy, one at a time; quality is the
+target's judgement: the loss of the text under it, and the share of tokens that it would have
+chosen. Costs are per token of the text, after the prompt: forwards of the target, tokens that each
+model reads, parameters times tokens of both, and processor seconds, relative to the target alone.
+`without a cache` is what the two would read if a model that takes over read the whole text again.
+Intervals draw prompts. Rows of the raw figures go to the file of `--rows`.
 """
 
 import argparse
@@ -21,35 +23,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from benchmarks.guidance.pairs import Family, Read, ids_of, judged, own_prompts, spread
+from benchmarks.guidance.pairs import (
+    Family,
+    Read,
+    ids_of,
+    judged,
+    other_prompts,
+    own_prompts,
+    spread,
+)
+from benchmarks.guidance.routed.places import (
+    AtPlaces,
+    AtRandom,
+    Inside,
+    begun,
+    half_sentence,
+    moved,
+)
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.search.intervals import difference, shown
 
 from outrider import Generator
 from outrider.core.types import Prompt
 from outrider.guidance.mixed import Mixed
-from outrider.guidance.mixer import Found, Mask
 from outrider.guidance.recipe import Parts
 from outrider.guidance.routing.foreal import Foreal
 from outrider.guidance.routing.routed import Routed
+from outrider.guidance.routing.sentences import SentencePlaces, pieces
 from outrider.guidance.source import Source
-from outrider.sampling.noise import uniform
 
 ENDLESS = 10**6
-
-
-@dataclass(frozen=True)
-class AtRandom(Routed):
-    """The target writes a share of the tokens, at places that depend on the text only."""
-
-    share: float
-    reads_texts = True
-
-    def leads(self, found: Found) -> Mask:
-        """Return the rows of the target."""
-        keys = [hash(text) & (2**63 - 1) for text in found.texts]
-        return torch.tensor([uniform(key) < self.share for key in keys], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Made:
     """One text, and what it has cost.
 
     Attributes:
+        text: its tokens.
         tokens: of the text.
         loss: mean loss under the target.
         own: share of tokens that the target would have chosen.
@@ -68,6 +72,7 @@ class Made:
         seconds: of the processor.
     """
 
+    text: tuple[int, ...]
     tokens: int
     loss: float
     own: float
@@ -79,16 +84,21 @@ class Made:
     seconds: float
 
 
-def made(tiny: Family, generator: Generator, prompt: Prompt, count: int) -> Made:
-    """Write a text and count."""
+def made(
+    tiny: Family, generator: Generator, prompt: Prompt, count: int, *, whole: bool = False
+) -> Made:
+    """Write a text and count; `whole` excludes end tokens."""
     strong, weak = tiny.models["target"], tiny.models["draft"]
     strong.read, weak.read = Read(), Read()
     start = time.process_time()
-    found = generator.generate(prompt, max_new_tokens=count, temperature=0.0)
+    found = generator.generate(
+        prompt, max_new_tokens=count, min_new_tokens=count if whole else 0, temperature=0.0
+    )
     seconds = time.process_time() - start
     seen = judged(strong, prompt, found.token_ids)
     sizes = tiny.parameters("target"), tiny.parameters("draft")
     return Made(
+        text=tuple(found.token_ids),
         tokens=len(found.token_ids),
         loss=float(seen.losses.mean()),
         own=float(seen.own.mean()),
@@ -110,10 +120,10 @@ def build(tiny: Family, lead: int) -> Generator:
     )
 
 
-def at_random(tiny: Family, share: float) -> Generator:
-    """Return the pair where the target writes a share of the tokens."""
+def pair(tiny: Family, router: Routed) -> Generator:
+    """Return the pair where the target writes what a router says."""
     sources = [Source(model=tiny.models[tier]) for tier in ("target", "draft")]
-    return tiny.generator(Mixed(sources, AtRandom(share), "at random"))
+    return tiny.generator(Mixed(sources, router, "routed"))
 
 
 class Table:
@@ -177,6 +187,8 @@ def main() -> None:
     """Write all texts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--number", type=int, default=40)
+    parser.add_argument("--all-prompts", action="store_true", help="also those of other sets")
+    parser.add_argument("--whole", action="store_true", help="exclude end tokens")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--leads", type=int, nargs="+", default=(15, 5, 2, 1, 0))
     parser.add_argument("--rows", type=Path)
@@ -184,13 +196,21 @@ def main() -> None:
     given = parser.parse_args()
     end = time.monotonic() + given.seconds
     tiny = Family.load()
-    prompts = [ids_of(tiny.codec, prompt) for prompt in spread(own_prompts(), given.number)]
+    every = [*own_prompts(), *other_prompts()] if given.all_prompts else own_prompts()
+    prompts = [ids_of(tiny.codec, prompt) for prompt in spread(every, given.number)]
 
-    def run(name: str, generator: Generator) -> list[Made]:
+    def run(
+        name: str,
+        generator: Generator,
+        places: list[bool] | None = None,
+        turned: Sequence[list[bool]] = (),
+    ) -> list[Made]:
         made(tiny, generator, prompts[0], 4)  # what is set up on first use is not counted
         found: list[Made] = []
         for number, prompt in enumerate(prompts):
-            found.append(made(tiny, generator, prompt, given.tokens))
+            if places is not None:
+                places[:] = turned[number]
+            found.append(made(tiny, generator, prompt, given.tokens, whole=given.whole))
             if given.rows is not None:
                 row: dict[str, Any] = {"arm": name, "prompt": number, **asdict(found[-1])}
                 with given.rows.open("a", encoding="utf-8") as file:
@@ -207,10 +227,22 @@ def main() -> None:
             break
         texts = run(f"lead {lead}", build(tiny, lead))
         share = sum(one.forwards for one in texts) / sum(one.tokens for one in texts)
-        others = run(f"random {lead}", at_random(tiny, share)) if lead else ()
+        if not lead:
+            table.add("0", texts)
+            continue
+        others = run(f"random {lead}", pair(tiny, AtRandom(share)))
         table.add(str(lead), texts, others)
-        if others:
-            table.add(f"as many as {lead}, at random", others)
+        table.add(f"as many as {lead}, at random", others)
+        find = SentencePlaces(pieces(tiny.codec), ENDLESS)
+        elsewhere = AtPlaces()
+        turned = [moved(begun(find, o.text, lead), i) for i, o in enumerate(texts)]
+        runs = run(f"moved {lead}", pair(tiny, elsewhere), elsewhere.places, turned)
+        table.add(f"{lead} beside equal runs elsewhere", texts, runs)
+        table.add(f"equal runs elsewhere, {lead}", runs)
+        skip = half_sentence(find, [one.text for one in alone])
+        late = run(f"inside {lead}", pair(tiny, Inside(find, skip, lead)))
+        table.add(f"{lead} beside runs after {skip} tokens", texts, late)
+        table.add(f"runs of {lead} after {skip} tokens", late)
     table.add("the draft model alone", run("draft", tiny.generator(tiny.models["draft"])))
     print(f"{len(prompts)} prompts; load average {os.getloadavg()[0]:.1f}")
 

@@ -12,6 +12,7 @@ from outrider.cli.ui.render import Screen
 from outrider.engine.load import load
 from outrider.models.sources.known import KNOWN
 from outrider.strategy.calibration import load_calibrations
+from outrider.strategy.catalogue import names
 from tests.cli.conftest import Family, Run
 from tests.cli.test_wrong_input import unknown_architecture
 
@@ -40,6 +41,7 @@ INFO = {
     "cache_bytes_of_window",
     "fingerprint",
     "quality",
+    "guidance",
 }
 
 
@@ -61,18 +63,23 @@ def test_info_as_json(family: Family, run: Run) -> None:
     [found] = run("info", family.target, "--dtype", "float64", "--json").json["models"]
     assert (found["cache_dtype"], found["cache_bytes_per_1k_tokens"]) == ("float64", 8192 * numbers)
     assert (found["runner"], found["stored_dtype"]) == ("outrider", "F32")
+    methods = found["guidance"]
+    assert {"dola", "two-prompt", "classifier-free"} <= set(methods["alone"])
+    assert {"contrastive", "caad", "foreal"} <= set(methods["with_others"])
+    assert sorted(methods["alone"] + methods["with_others"]) == sorted(names("guidance"))
 
 
 def test_info_for_people(family: Family, run: Run) -> None:
     shown = run("info", family.target)
     assert (shown.code, shown.err) == (0, "")
+    assert "guidance" in shown.out and "dola, two-prompt" in shown.out
     assert "LlamaForCausalLM" in shown.out and "KiB for 1k tokens" in shown.out
 
 
 def test_info_says_when_nothing_runs_it(tmp_path: Path, run: Run) -> None:
     unknown_architecture(tmp_path / "model")
     [found] = run("info", tmp_path / "model", "--json").json["models"]
-    assert found["runner"] is None
+    assert found["runner"] is None and found["guidance"] == {}
     assert "mamba9" in found["reason"]
 
 

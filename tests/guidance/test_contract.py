@@ -67,7 +67,7 @@ CASES = {
     ),
     "fs-gen": Case(
         options=lambda family: {"small": family.draft, "slow": "contrast", "beta": 1.5},
-        neutral={"router": "always", "slow": "oracle"},
+        neutral={"router": "always", "slow": "oracle", "beta": 0.5},
     ),
     "two-prompt": Case(options=lambda family: {}, neutral={"strength": 0.0}),
     "lm-guidance": Case(

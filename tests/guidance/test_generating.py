@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import outrider
-from outrider.core.errors import OptionError
+from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.engine.generator import Generator
 from outrider.guidance.classifier_free import ClassifierFree
@@ -214,6 +214,23 @@ def test_the_text_of_a_recipe_is_an_expression() -> None:
     assert recipe_of(str(given)) == given
     built = Guidance.contrastive(amateur=outrider.load("tiny", mode="none").strategy.target)
     assert str(built) == "contrastive(amateur=target)"
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    assert str(Guidance.contrastive(amateur=module)) == "contrastive(amateur=Sequential)"
+
+
+def test_errors_about_the_other_prompt_name_it(guided: Generator) -> None:
+    window, size = (
+        guided.strategy.target.info.context_length,
+        guided.strategy.target.info.vocab_size,
+    )
+    wrong = {"is empty": [], f"has {window} tokens": [5] * window, f"holds token {size}": [size]}
+    for problem, ids in wrong.items():
+        other = Prompt(token_ids=tuple(ids))
+        named = rf"the other prompt \(contrast\) {problem}"
+        with pytest.raises(ContextError, match=named):
+            guided.generate(PROMPT, contrast=other)
+        with pytest.raises(ContextError, match=named):
+            guided.search("beam(num_beams=2)", PROMPT, contrast=other)
 
 
 def test_where_guidance_excludes_all_that_is_allowed_the_target_decides(plain: Generator) -> None:

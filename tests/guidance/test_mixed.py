@@ -1,6 +1,7 @@
 """Sources that are read only for some rows: they catch up, and no draft changes a text."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outrider.core.errors import StrategyError, VocabularyError
-from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.core.types import NO_IDS, FinishReason, Prompt, as_ids
 from outrider.decoding import Session
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter
 from outrider.drafters.neural.growth import Eagle2
@@ -18,7 +19,7 @@ from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.cache import MixedCache
 from outrider.guidance.mixed import Mixed
 from outrider.guidance.mixer import Found, Mask, Mixer, Weighted
-from outrider.guidance.source import Source
+from outrider.guidance.source import Source, last_token, same
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
 from outrider.protocols import Segment
@@ -194,6 +195,24 @@ def test_rows_are_those_of_the_text_whatever_came_before(data: Any) -> None:
         data.draw(st.sampled_from(steps))(data)
         assert list(played.cache.text) == [*played.prompt.token_ids, *played.written]
         assert played.cache.num_speculative == len(played.tree)
+
+
+def test_the_window_is_that_of_the_shortest_model_that_reads_the_prompt() -> None:
+    short = TabularModel.random(vocab_size=7, order=3, seed=3)
+    short.info = replace(short.info, name="short", context_length=9)
+    for view, window in ((same, 9), (last_token, ONE.info.context_length)):
+        sources = [Source(model=ONE), Source(model=short, view=view)]
+        model = Mixed(sources, Weighted(weights=(1.0, 1.0)), "sum")
+        assert model.info.context_length == window
+        assert (model.info.name == "tabular guided by short") == (window == 9)
+        assert ("short" in model.info.context_reason) == (window == 9)
+        [found] = run(stage(model, NoDrafter()), [TEXTS[0]], max_new_tokens=20, end_ids=())
+        read = len(TEXTS[0]) if view is same else 1
+        assert len(found.output) == 9 - read and found.finish is FinishReason.LENGTH
+    assert (
+        Mixed([Source(model=short), Source(model=ONE)], Weighted(weights=(1, 1)), "sum").info.name
+        == "short"
+    )
 
 
 def test_vocabularies_of_different_sizes_are_refused() -> None:

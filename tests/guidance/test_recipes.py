@@ -149,6 +149,8 @@ class TestNames:
         assert str(named) == "contrastive(amateur=./small,alpha=0.2)"
         assert recipe_of(1.0) is None and recipe_of("1") is None and recipe_of(named) is named
         assert recipe_of("1.5") == recipe_of(1.5)
+        assert recipe_of("classifier-free(scale=1)") is None
+        assert recipe_of(Guidance.classifier_free(scale=1)) is None
         assert "proxy_tuning" in dir(Guidance)
 
     @pytest.mark.parametrize(
@@ -165,6 +167,24 @@ class TestNames:
         with pytest.raises(OptionError, match=problem) as caught:
             recipe_of(given)
         assert caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("given", "problem"),
+        [
+            (Guidance.two_prompt(system=3), "option system of 'two-prompt' is 3"),
+            (Guidance.dola(layers=3), "option layers of 'dola' is 3"),
+            (Guidance.foreal(weak="x", seed=1.5), r"option seed of 'foreal' is 1\.5"),
+            (Guidance.contrastive(amateur=None), "option amateur of 'contrastive' is none"),
+        ],
+    )
+    def test_values_of_other_types_are_refused_where_a_model_is_loaded(
+        self, given: Any, problem: str
+    ) -> None:
+        with pytest.raises(OptionError, match=problem) as caught:
+            recipe_of(given)
+        assert caught.value.hint
+        assert recipe_of(Guidance.dola(layers=[1, 2])) is not None
+        assert recipe_of(Guidance.contrastive(amateur=BIG)) is not None
 
     def test_no_such_method_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="contrastiv"):

@@ -6,7 +6,7 @@ less; below the target, the text does not change.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from outrider.context.cache import SelectedCache
@@ -125,7 +125,23 @@ class Selected(ModelWrapper):
         selection = self._choose(context, plan)
         spans = spans_of(context, selection.chosen, len(prompt))
         part = selected_prompt(prompt, spans, compact=plan.compact)
+        if prompt.contrast is not None and self.inner.info.guidance is not None:
+            part = replace(part, contrast=self._contrast(prompt.contrast, context, selection))
         return _Choice(selection, plan, part, perf_counter() - begun)
+
+    def _contrast(self, other: Prompt, context: LongContext, chosen: Selection) -> Prompt:
+        """Return the selected part of the other prompt of guidance: with the chunks that are chosen
+        for the first one if both have the same, so that only the instructions differ."""
+        own = other.context
+        if own is None:
+            return other
+        plan = self._plan(other, own)
+        chunks = [one.token_ids for one in own.chunks]
+        same = chunks == [one.token_ids for one in context.chunks]
+        picked = chosen if same else self._choose(own, plan)
+        return selected_prompt(
+            other, spans_of(own, picked.chosen, len(other)), compact=plan.compact
+        )
 
     def _wrapped(self, cache: Cache, prompt: Prompt, choice: _Choice) -> SelectedCache:
         own = choice.selection.fork()
@@ -148,7 +164,10 @@ class Selected(ModelWrapper):
         )
 
     def _interval(self, selection: Selection) -> int:
-        """Return the generated tokens between two refreshes; 0 if none can change anything."""
+        """Return the generated tokens between two refreshes; 0 if none can change anything, or if
+        a text may not be read again as a prompt."""
+        if self.inner.info.whole_prompts:
+            return 0
         context = selection.context
         is_full = len(selection.chosen) + len(context.banned) >= len(context.chunks)
         may_change = self.ranker.refreshes or self.config.growth

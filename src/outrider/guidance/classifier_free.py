@@ -72,7 +72,8 @@ def check_scale(scale: float) -> None:
     if not is_number or not math.isfinite(scale) or scale < 0.0:
         raise OptionError(
             f"guidance is {scale!r}",
-            hint="Give a number of at least 0: 1 is none, 1.5 to 3 make captions more specific",
+            hint="Give a number of at least 0 (1 is none, 1.5 to 3 follow the image or the prompt "
+            "more closely), or a method such as dola",
         )
 
 

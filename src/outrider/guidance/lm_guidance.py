@@ -106,7 +106,7 @@ class _LineEnds:
             return logits
         known = torch.log_softmax(wide(logits), -1)
         moved = torch.logsumexp(known[:, [*self.tokens, self.end]], dim=-1)
-        known = known.index_fill(-1, torch.tensor(self.tokens), -torch.inf)
+        known = known.index_fill(-1, torch.tensor(self.tokens, device=known.device), -torch.inf)
         known[:, self.end] = moved
         return known
 

@@ -39,8 +39,16 @@ class Mixed(ModelWrapper):
         base = sources[0].model
         infos = [source.model.info for source in sources]
         _check_vocabularies([info.vocab_size for info in infos], [info.name for info in infos])
+        # Sources that read the whole prompt; of other readings, the caches tell what still fits.
+        whole = [source.model.info for source in sources if source.view is same]
+        window = min(whole, key=lambda one: one.context_length, default=base.info)
+        shorter = window.context_length < base.info.context_length
+        name = f"{base.info.name} guided by {window.name}" if shorter else base.info.name
         info = replace(
             base.info,
+            name=name,
+            context_length=window.context_length,
+            context_reason=f"the window of {window.name}" if shorter else base.info.context_reason,
             find_fingerprint=lambda: "-".join(
                 (*dict.fromkeys(one.fingerprint for one in infos), f"guided-{guidance}")
             ),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from outrider.core.checks import Range
 from outrider.core.expression import quoted
 from outrider.inputs.given import GivenPrompt, TextCodec
@@ -76,8 +78,10 @@ class Recipe(ABC):
         return f"{self.name}({','.join(changed)})" if changed else self.name
 
 
-def _shown(value: Value | Path | LanguageModel) -> str:
-    """Return a value as text; a built model by its name."""
+def _shown(value: Value | Path | LanguageModel | torch.nn.Module) -> str:
+    """Return a value as text; a built model by its name, one of `transformers` by its class."""
     if isinstance(value, LanguageModel):
         return quoted(value.info.name)
+    if isinstance(value, torch.nn.Module):
+        return quoted(type(value).__name__)
     return text_of(str(value) if isinstance(value, Path) else value)

@@ -8,9 +8,10 @@ from outrider.core.types import Prompt
 from outrider.guidance.classifier_free import ClassifierFree, check_scale
 from outrider.guidance.recipe import Parts, Recipe
 from outrider.inputs.given import TextCodec
+from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import LanguageModel
 from outrider.protocols.method import Value
-from outrider.strategy.catalogue import names, record
+from outrider.strategy.catalogue import names, record, records
 
 GivenGuidance = float | str | Recipe
 """A scale of classifier-free guidance, an expression such as `contrastive(amateur=./small)`, or a
@@ -18,20 +19,31 @@ recipe."""
 
 
 def recipe_of(given: GivenGuidance) -> Recipe | None:
-    """Read a guidance method; None for a scale of 1, which guides nothing.
+    """Read a guidance method; None for a scale of 1, which guides nothing, in any form.
 
     Raises:
         OptionError: there is no such method, or an option of it is not valid.
     """
     if isinstance(given, Recipe):
-        return given
+        return None if given == ClassifierFree(scale=1.0) else _with_known_types(given)
     if not isinstance(given, str):
         check_scale(given)
         return None if given == 1.0 else ClassifierFree(scale=float(given))
     try:
         return recipe_of(float(given))
     except ValueError:
-        return named(given, {})
+        return recipe_of(named(given, {}))
+
+
+def _with_known_types(recipe: Recipe) -> Recipe:
+    """Return a recipe that was built in Python. Raises `OptionError` if a value of an option has a
+    type that the option does not accept."""
+    listed = recipe.name in names("guidance") and _class(recipe.name) is type(recipe)
+    for option in record("guidance", recipe.name).options.values() if listed else ():
+        value = getattr(recipe, option.name)
+        if value is None or isinstance(value, bool | int | float | str | tuple):
+            option.read(recipe.name, value)
+    return recipe
 
 
 def named(given: str, more: Mapping[str, Value]) -> Recipe:
@@ -66,14 +78,21 @@ def guided(
 
 
 def check_contrast(prompts: Sequence[Prompt], target: LanguageModel, recipe: Recipe | None) -> None:
-    """Raise `OptionError` if a prompt comes with another one, and nothing reads that.
+    """Check the other prompts that come with prompts; `recipe` is the guidance of `target`, None if
+    that is unknown or there is none.
 
-    `recipe` is the guidance of `target`; None if that is unknown or there is none.
+    Raises:
+        OptionError: nothing reads them.
+        ContextError: one is empty, does not fit, or holds ids that the target does not know.
     """
-    if all(prompt.contrast is None for prompt in prompts):
+    others = [prompt.contrast for prompt in prompts if prompt.contrast is not None]
+    if not others:
         return
     if recipe is not None or not target.info.whole_prompts:
         check_reads_contrast(recipe)
+    for other in others:
+        if other.image_prompt is None and other.context is None:  # else the model knows its length
+            check_prompt(target, other, "the other prompt (contrast)")
 
 
 def check_reads_contrast(recipe: Recipe | None) -> None:
@@ -84,6 +103,16 @@ def check_reads_contrast(recipe: Recipe | None) -> None:
             f"another prompt is given for contrast, but {method}",
             hint=f"Leave it out, or choose {_readers()}",
         )
+
+
+def by_needs() -> dict[str, list[str]]:
+    """Return the names of the methods: `alone` need the target only, `with_others` another model,
+    or a store."""
+    found: dict[str, list[str]] = {"alone": [], "with_others": []}
+    for one in records("guidance"):
+        needed = any(option.required for option in one.options.values())
+        found["with_others" if needed else "alone"].append(one.name)
+    return found
 
 
 def _readers() -> str:

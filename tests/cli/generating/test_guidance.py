@@ -65,6 +65,18 @@ def test_another_prompt_is_a_message_where_the_model_chats(run: Run) -> None:
     assert found["token_ids"] != run(*given).json["token_ids"]
 
 
+def test_a_prompt_that_is_not_guided_is_told(family: Family, run: Run) -> None:
+    """A method that compares two prompts, and there is one."""
+    one = ["generate", PROMPT, *family.alone, *SHORT, "--guidance", "two-prompt"]
+    found = run(*one)
+    assert "not guided: two-prompt has no other prompt to compare this one with" in found.err
+    assert "--contrast TEXT" in found.err
+    assert "not guided" not in run(*one, "--contrast", OTHER).err
+    assert "not guided" not in run("generate", PROMPT, *family.alone, *SHORT).err
+    refused = run(*one[:-1], "classifier-free(scale=1)", "--contrast", OTHER)
+    assert refused.code == 2 and "the model is not guided" in refused.error
+
+
 def test_a_conversation_is_guided(run: Run) -> None:
     outcome = run(
         *("chat", "--mode", "none", "--dtype", "float32", "--guidance", "2", "--seed", "1"),
@@ -159,5 +171,5 @@ def test_the_methods_are_listed_and_completed(run: Run) -> None:
         assert f"  {name} " in listed
         assert name in run("generate", "--help").out
     described = run("methods", "contrastive").out
-    for option in ("amateur", "alpha=0.1", "temperature=0.5", "context=0"):
+    for option in ("amateur (required; ", "alpha=0.1", "temperature=0.5", "context=0"):
         assert option in described

@@ -1,19 +1,15 @@
 """`load` with a draft model of another tokenizer: drafts are translated, or the options refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer as Core
-from tokenizers import decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from outrider.core.errors import OptionError, VocabularyError
 from outrider.drafters import Fallback, Universal
 from outrider.engine.load import load
 from tests.engine.conftest import NOT_LETTERS, Folders
-from tests.models.setups.make_checkpoints import byte_symbols, make_checkpoint
+from tests.models.setups.foreign import foreign_checkpoint
 
 pytestmark = pytest.mark.method("universal")
 CHAT = [{"role": "user", "content": "abc"}]
@@ -22,17 +18,7 @@ CHAT = [{"role": "user", "content": "abc"}]
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A draft model with a vocabulary of its own: bytes in another order, and two words."""
-    folder = make_checkpoint(tmp_path_factory.mktemp("other") / "draft", tokenizer=True, std=0.3)
-    symbols = byte_symbols()[::-1]
-    vocab = {symbol: place for place, symbol in enumerate([*symbols, "ab", "th", "<end>"])}
-    core = Core(models.BPE(vocab=vocab, merges=[("a", "b"), ("t", "h")]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<end>"])
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>").save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 258}))
-    return folder
+    return foreign_checkpoint(tmp_path_factory.mktemp("other") / "draft")
 
 
 def test_the_text_is_that_of_the_target(folders: Folders, other: Path) -> None:

@@ -116,6 +116,8 @@ def test_messages_lose_the_examples_of_all_their_texts() -> None:
         "def f(x):\n    return x\n",
         "An exemplary text. For example, this one.\nI assert nothing.",
         [{"role": "user", "content": "Why?"}],
+        ">>> f(2)\n4\n",
+        "assert f(1) == 2",
         (1, 2, 3),
         Prompt(token_ids=(1, 2)),
     ],

@@ -1,5 +1,6 @@
 """CAAD: what followed similar contexts is added, and nothing where there are none."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,15 +84,17 @@ def test_the_logits_may_be_those_of_the_model_that_was_told_the_answer(
     assert told.digest != store.digest and told.origin.told
 
 
+@pytest.mark.parametrize("centred", [True, False])
 def test_the_weighted_mean_of_the_nearest_contexts_is_added(
-    model: Decoder, store: LogitStore
+    model: Decoder, store: LogitStore, centred: bool
 ) -> None:
     """The equations of the paper, by hand."""
     options = {"alpha": 0.7, "nearest": 3, "temperature": 0.2, "least": -1.0, "floor": 0.0}
+    options["centred"] = centred
     [cache] = model.start([PROMPT])
     model.hidden_states.watch(cache, (3,))
     [found] = model.forward([Segment(cache, as_ids((8, 6)))], [as_ids((-1, 0, 1))])
-    middle = store.states.double().mean(0)
+    middle = store.states.double().mean(0) * centred
     expected = found.logits.clone()
     for n in range(3):
         here = found.states[0, n] - middle
@@ -149,6 +152,28 @@ def test_one_context_is_compared_without_a_mean(model: Decoder, store: LogitStor
     assert not torch.equal(rows(guided(model, one)), rows(model))
 
 
+def test_only_contexts_that_are_similar_enough_share_the_weight() -> None:
+    places = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    tokens = torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32)
+    origin = Origin(model="", tokenizer="", vocab_size=3, layer=1)
+    three = LogitStore(
+        states=places, tokens=tokens, logits=torch.tensor([[2.0, 1.0]] * 3), origin=origin
+    )
+    here = torch.tensor([3.0, 0.0])
+
+    def after(least: float) -> list[float] | None:
+        nearest = Nearest(three, count=3, least=least, temperature=0.5, centred=False)
+        found = nearest.after(here)
+        return None if found is None else found.tolist()
+
+    first = 1.0 / (1.0 + math.exp((math.sqrt(0.5) - 1.0) / 0.5))
+    second = 1.0 - first
+    assert after(0.7) == pytest.approx([2 * first, first + 2 * second, second])
+    assert after(1.0) == pytest.approx([2.0, 1.0, 0.0])  # the least cosine itself is enough
+    nowhere = Nearest(three, count=3, least=-1.0, temperature=0.5, centred=False)
+    assert nowhere.similarities(torch.zeros(2)).tolist() == [0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in ("native", "int8") if kind in RUNNERS])
 def test_compiled_rows_do_not_depend_on_how_many_are_read(folder: Path, kind: str) -> None:
     native = RUNNERS[kind](folder)
@@ -173,6 +198,17 @@ def test_a_store_fits_only_its_model_and_its_tokenizer(
     same = Parts(target=model, models={}, codec=Numbers())  # type: ignore[arg-type]
     first, second = (Caad(store=s).build(same).info for s in (store, part(store, [0, 1])))
     assert first.fingerprint != second.fingerprint != model.info.fingerprint
+
+
+def test_the_fingerprint_follows_what_the_file_of_a_store_holds(
+    model: Decoder, store: LogitStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    found: list[str] = []
+    for one in (store, part(store, [0, 1]), replace(store, logits=store.logits * 2)):
+        one.save(file, force=True)
+        found.append(guided(model, str(file)).info.fingerprint)
+    assert len({*found, model.info.fingerprint}) == 4
 
 
 def test_what_it_can_not_read_is_refused(model: Decoder) -> None:

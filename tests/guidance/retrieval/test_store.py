@@ -42,6 +42,28 @@ def test_a_store_is_read_back_as_it_was(small: LogitStore, tmp_path: Path) -> No
     assert LogitStore.open(file).origin.layer == 1
 
 
+def test_a_store_that_cannot_be_written_leaves_nothing(
+    small: LogitStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "replace", full)
+    with pytest.raises(StoreError, match="cannot be written: No space left on device"):
+        small.save(tmp_path / "facts.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_digest_covers_all_that_a_store_holds(small: LogitStore) -> None:
+    others = [
+        replace(small, states=small.states + 1.0),
+        replace(small, tokens=small.tokens.roll(1, dims=1)),
+        replace(small, logits=small.logits * 2.0),
+        replace(small, origin=replace(ORIGIN, layer=1)),
+    ]
+    assert len({one.digest for one in (small, *others)}) == 5
+
+
 def test_a_file_that_is_no_store_is_refused(small: LogitStore, tmp_path: Path) -> None:
     file = tmp_path / "facts.safetensors"
     with pytest.raises(StoreError, match="no store of logits at"):

@@ -287,6 +287,9 @@ class TestMachine:
         ({"slow": "proxy"}, "needs either `tuned` or `adapter`"),
         ({"slow": "proxy", "tuned": TUNED, "adapter": "x"}, "needs either"),
         ({"tuned": TUNED}, "and neither otherwise"),
+        ({"beta": 2.0}, "beta is given, and slow=oracle does not read it"),
+        ({"alpha": 0.2, "slow": "proxy", "tuned": TUNED}, "alpha is given, and slow=proxy"),
+        ({"strength": 0.5, "slow": "contrast"}, "strength is given, and slow=contrast"),
     ],
 )
 def test_one_line_says_which_option_is_wrong(options: dict[str, Any], problem: str) -> None:

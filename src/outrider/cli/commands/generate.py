@@ -10,7 +10,7 @@ import typer
 
 from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
 from outrider.cli.options.constraining import PANEL, Constraining, cut_note
-from outrider.cli.options.guiding import Contrast, Guiding
+from outrider.cli.options.guiding import Contrast, Guiding, unguided_note
 from outrider.cli.options.long_inputs import (
     STDIN,
     LongInput,
@@ -185,6 +185,7 @@ def generate(
     try:
         notes = [*asked, *dict.fromkeys(cut_note(generator, r, settings) for r in results)]
         notes += dict.fromkeys(guard_note(r.speculation.guard) for r in results)
+        notes.append(unguided_note(generator.guidance, results))
         finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)

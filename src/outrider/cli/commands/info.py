@@ -96,6 +96,7 @@ def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype")
     from outrider.models.checkpoints.defaults import end_ids
     from outrider.models.checkpoints.window import read_window
     from outrider.models.memory import Demand, planned_dtype, text_config
+    from outrider.strategy.guiding import by_needs
 
     config = text_config(checkpoint.config)
     planned = planned_dtype(checkpoint, asked, dtype)
@@ -119,6 +120,7 @@ def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype")
         "stored_bytes": checkpoint.total_bytes,
         "runner": runner,
         "reason": reason,
+        "guidance": by_needs() if runner else {},
         "dtype": str(dtype).removeprefix("torch.") if planned == dtype else "stored",
         "weights_bytes": demand.weights,
         "quality": qualities(checkpoint),
@@ -265,10 +267,18 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
         "on disk": f"{_size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
+        "guidance": _guidance(figures["guidance"]),
         f"weights in {dtype}": _size(figures["weights_bytes"]),
         "quality": "\n".join(measured) or missing,
         f"cache in {figures['cache_dtype']}": _cache(figures),
     }
+
+
+def _guidance(methods: Mapping[str, list[str]]) -> str:
+    if not methods:
+        return "none"
+    alone, others = (", ".join(methods[kind]) for kind in ("alone", "with_others"))
+    return f"{alone}; with another model of its vocabulary, or a store: {others}"
 
 
 def _cache(figures: Mapping[str, Any]) -> str:

@@ -65,7 +65,8 @@ def methods(
             print(f"  {'':<{width}}{_details(one)}")
             if name is not None:
                 for choice in one.options.values():
-                    print(f"  {'':<{width}}{choice} ({choice.expected})")
+                    shown = f"{choice.name} (required; " if choice.required else f"{choice} ("
+                    print(f"  {'':<{width}}{shown}{choice.expected})")
 
 
 def facts(one: "Method[Any]") -> dict[str, Any]:

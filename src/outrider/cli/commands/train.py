@@ -180,6 +180,29 @@ def lud(
         train_lud(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def bottleneck(
+    config: Annotated[
+        Path, typer.Argument(help="A TOML file, such as configs/bottleneck/tiny.toml.")
+    ],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Train a memory of labels on hidden states (Discrete Key-Value Bottleneck), task by task.
+
+    Keys are made from texts without labels and then frozen; only the values of fetched keys are
+    learned, so that later tasks change less of the earlier ones.
+
+    For example:
+
+      outrider train bottleneck configs/bottleneck/tiny.toml --data data --out runs/bottleneck
+    """
+    from outrider.training.bottleneck.train import train_bottleneck
+
+    with _stoppable():
+        train_bottleneck(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

@@ -1,5 +1,6 @@
 """Options of guidance: how the scores of several models or prompts are mixed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ from outrider.core.errors import OptionError
 from outrider.strategy.catalogue import names
 
 if TYPE_CHECKING:
+    from outrider.engine.result import Result
     from outrider.guidance.recipe import Recipe
 
 PANEL = "Guidance"
@@ -36,7 +38,7 @@ class Guiding:
             autocompletion=lambda: names("guidance"),
             help="Mix the scores of several models, or of several prompts: "
             f"{', '.join(names('guidance'))}; with options, as "
-            "'contrastive(amateur=./small,alpha=0.2)'; `outrider methods --kind guidance` "
+            "'contrastive(amateur=./small, alpha=0.2)'; `outrider methods --kind guidance` "
             "describes them. A number is the scale of classifier-free guidance: prefer tokens that "
             "the image, or the prompt, makes more likely; 1.5 to 3 follow it more closely, in less "
             "fluent text; 1 disables it. Drafts are checked against the mixed scores.",
@@ -107,6 +109,16 @@ class Guiding:
                 "--contrast is given beside --documents", hint="Leave one of them out"
             )
         check_reads_contrast(self.recipe())
+
+
+def unguided_note(recipe: "Recipe | None", results: "Sequence[Result]") -> str:
+    """Return a line that says that a method was given and guided nothing; empty if it did."""
+    if recipe is None or all(one.guidance is not None for one in results):
+        return ""
+    given = (
+        " --contrast TEXT gives one, except beside --documents." if recipe.reads_contrast else ""
+    )
+    return f"not guided: {recipe} has no other prompt to compare this one with.{given}"
 
 
 def _is_number(text: str) -> bool:

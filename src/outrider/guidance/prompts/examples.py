@@ -24,7 +24,7 @@ _QUOTES = re.compile(r"(\"\"\"|''')\s*$")
 
 
 def without_examples(prompt: GivenPrompt) -> GivenPrompt | None:
-    """Return a prompt without examples; None if it has none, or holds tokens.
+    """Return a prompt without examples; None if it has none or nothing else, or holds tokens.
 
     Removed are the forms of HumanEval and MBPP: doctests (`>>>`) with the lines of their results up
     to the next blank line, `Example:` and the lines below it, lines such as `f(1) == 2` or `f(1)
@@ -33,7 +33,7 @@ def without_examples(prompt: GivenPrompt) -> GivenPrompt | None:
     """
     if isinstance(prompt, str):
         bare = _bare(prompt)
-        return None if bare == prompt else bare
+        return None if bare == prompt or not bare.strip() else bare
     if not is_chat(prompt):
         return None
     messages = cast("Sequence[Message]", prompt)

@@ -6,7 +6,7 @@ that decides when the slow side is called.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,6 +103,13 @@ class FsGen(Recipe):
         PLAUSIBLE.check("alpha", self.alpha)
         _STRENGTH.check("beta", self.beta)
         _STRENGTH.check("strength", self.strength)
+        for one in fields(self):
+            side = _OF_SIDES.get(one.name, self.slow)
+            if side != self.slow and getattr(self, one.name) != one.default:
+                raise OptionError(
+                    f"{one.name} is given, and slow={self.slow} does not read it",
+                    hint=f"Give slow={side} as well, or leave {one.name} out",
+                )
         given = (self.tuned is not None) + (self.adapter is not None)
         if given != (self.slow == "proxy"):
             raise OptionError(
@@ -138,6 +145,10 @@ class FsGen(Recipe):
             "always": routers.always,
             "never": routers.never,
         }[self.router]
+
+
+_OF_SIDES = {"beta": "contrast", "alpha": "contrast", "strength": "proxy"}
+"""Options that one slow side reads."""
 
 
 _LARGE, _SMALL, _TUNED = range(3)

@@ -165,15 +165,15 @@ def _places(prompt: Prompt) -> IntArray | None:
     return None if given is None else np.asarray(given, dtype=np.int64)
 
 
-def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
-    """Raise `ContextError` for a prompt that the model cannot read.
+def check_prompt(model: LanguageModel, prompt: Prompt, what: str = "the prompt") -> None:
+    """Raise `ContextError` for a prompt that the model cannot read; `what` names it.
 
     This is a prompt that is empty, leaves no space for an answer, or has unknown ids, positions
     that do not ascend, or axes that the model does not read.
     """
     if not len(prompt):
-        raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
-    check_ids(model, prompt.token_ids, "the prompt")
+        raise ContextError(f"{what} is empty", hint="Give at least one token, such as BOS")
+    check_ids(model, prompt.token_ids, what)
     if prompt.embeddings is not None:
         _check_embeddings(model, prompt)
     if prompt.positions is not None and prompt.axes is None:
@@ -184,9 +184,9 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
     over = len(prompt) + 1 - model.info.context_length
     if over > 0:
         raise ContextError(
-            f"the prompt has {len(prompt)} tokens; model {model.info.name} reads at most "
+            f"{what} has {len(prompt)} tokens; model {model.info.name} reads at most "
             f"{model.info.context_length}, one of them for the answer",
-            hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
+            hint=f"Shorten {what} by {over} token{'s' if over > 1 else ''}",
         )
 
 

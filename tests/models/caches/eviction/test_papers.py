@@ -282,8 +282,8 @@ def test_infllm_all_rows_stay_in_the_archive() -> None:
 
 
 def test_infllm_a_text_without_blocks_is_left_alone(spy: Spy) -> None:  # noqa: F811
-    """A prompt that is a little longer than its first rows, with the options by default."""
-    one = model().under(InfLLM())
+    """A prompt that is a little longer than its first rows."""
+    one = model().under(InfLLM(local=0.5, block=64))
     for count in (33, 60, 97):
         found = write(one, begin(one, ids(count)), MORE[:3])
         assert torch.allclose(found, full(ids(count), MORE[:3]), rtol=0, atol=1e-9)
@@ -291,8 +291,8 @@ def test_infllm_a_text_without_blocks_is_left_alone(spy: Spy) -> None:  # noqa: 
 
 
 def test_infllm_refuses_what_cannot_hold_a_block_or_exceeds_the_window() -> None:
-    with pytest.raises(OptionError, match="no block of 64"):
-        model().under(InfLLM(budget=100))
+    with pytest.raises(OptionError, match="no block of 16"):
+        model().under(InfLLM(budget=40))
     with pytest.raises(OptionError, match="window of 256"):
         model().under(InfLLM(budget=400))
     model().under(InfLLM(budget=400, positions="original"))

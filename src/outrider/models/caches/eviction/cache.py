@@ -94,10 +94,10 @@ class CompressedCache(DecoderCache):
         return None if point is None else point + 1 - len(self._text)
 
     def expect(self, slots: int) -> None:
-        """Note the length of a prompt. Space is allocated at once unless the prompt is compressed
-        while it is read."""
+        """Note the length of a prompt, whose last token is read with the first round. Space is
+        allocated at once unless the prompt is compressed while it is read."""
         if not self._length and not self.compression.policy.reads_texts:
-            self.prompt = slots - 1
+            self.prompt = slots
             self._next = self._point(0)
         if not self.compression.policy.chunk:
             super().expect(slots)

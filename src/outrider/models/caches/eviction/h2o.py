@@ -21,7 +21,7 @@ from outrider.models.caches.eviction.weights import best, received
 from outrider.protocols.method import Paper
 
 _SHARE = Range(0, 1, hint="Give the share of the budget for recent rows, such as 0.5")
-_COUNT = Range(1, whole=True, hint="Give a number of queries, such as 512")
+_COUNT = Range(1, whole=True, hint="Give a number of queries, such as 128")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class H2O(KvPolicy):
 
     budget: float = 0.2
     recent: float = 0.5
-    samples: int = 512
+    samples: int = 128
     each: int = 4
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ from outrider.core.types import BoolArray, IntArray
 from outrider.models.caches.eviction.policy import Choice, Eviction, KvPolicy, Shape, View, whole
 from outrider.models.caches.eviction.weights import best, received
 
-_COUNT = Range(1, whole=True, hint="Give a number of rows, such as 64")
-_SHARE = Range(0, 1, above=True, below=True, hint="Give a share of the budget, such as 0.5")
+_COUNT = Range(1, whole=True, hint="Give a number of rows, such as 16")
+_SHARE = Range(0, 1, above=True, below=True, hint="Give a share of the budget, such as 0.25")
 _SINKS = Range(0, whole=True, hint="Give the rows at the beginning that stay, such as 64")
 
 _MOST = 64
@@ -50,10 +50,10 @@ class Retrieval(KvPolicy):
     chunk: int = 512
     every: int = 32
     sinks: int = 32
-    local: float = 0.5
-    block: int = 64
+    local: float = 0.25
+    block: int = 16
     representatives: int = 4
-    probe: int = 32
+    probe: int = 16
     positions: str = "edge"
 
     def __post_init__(self) -> None:

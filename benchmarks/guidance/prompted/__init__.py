@@ -1,0 +1,1 @@
+"""Guidance by another prompt: tasks whose answers can be checked, and what is measured."""

@@ -1,0 +1,1 @@
+"""Other places at which the target of a pair writes."""

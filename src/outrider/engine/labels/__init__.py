@@ -1,0 +1,1 @@
+"""Labels of texts and states: a memory that is read with the hidden states of a model."""
