@@ -124,6 +124,7 @@ def test_bytes_are_those_of_all_tensors_and_fall_with_the_budget(name: str, runn
     ):
         one = under(name, runner, **budget)
         own = begin(one, ids(200))
+        write(one, own, [1])
         eviction = own._eviction
         parts = [own.storage.keys, own.storage.values, own.storage.states]
         noted = [getattr(eviction, part, []) for part in ("sums", "seen", "keys", "mass")]

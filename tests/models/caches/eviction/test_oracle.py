@@ -96,7 +96,7 @@ def attention(found: Judged, layer: int, own: int, rows: slice) -> np.ndarray:
 def test_snapkv_keeps_what_the_last_tokens_attend_to(spy: Spy) -> None:  # noqa: F811
     found, chosen = ran("snapkv", spy)
     [point] = spy.points
-    rows, window = len(TEXT) - 1, chosen.window
+    rows, window = len(TEXT), chosen.window
     assert point.rows == rows
     for plane, kept in enumerate(point.kept):
         got = attention(found, *divmod(plane, KV_HEADS), slice(rows - window, rows)).sum(axis=0)

@@ -104,13 +104,15 @@ def test_chains_that_are_written_at_once_leave_no_queries() -> None:
     """The rows behind the first one are read elsewhere; a policy goes on without their queries."""
     one = under("h2o", "float32", chunk=0)
     own, plain = begin(one, TEXT), begin(one, TEXT)
+    for each in (own, plain):  # the first point lies behind the last token of the prompt
+        write(one, each, [1])
     sampler = Sampler(SamplingParams.of(temperature=0.0))
     [tokens] = one.write_chains([ChainRequest(Segment(own, NO_IDS), sampler, [], 3)]) or [NO_IDS]
     expected = [int(row.argmax()) for row in write_greedy(one, plain, 3)]
     assert tokens.tolist() == expected
     assert own.num_speculative == 2 and not own._log.drafted
     own.commit([*tokens, 1])
-    assert own._log.rows.tolist() == [13] and plain._log.rows.tolist() == [13, 14, 15]
+    assert own._log.rows.tolist() == [14] and plain._log.rows.tolist() == [14, 15, 16]
     assert torch.isfinite(write(one, own, MORE)).all()
 
 
