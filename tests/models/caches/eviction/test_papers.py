@@ -72,6 +72,12 @@ def test_streamingllm_distances_stay_within_the_window(spy: Spy) -> None:  # noq
             assert after.rows - 1 - stand[0] < 8 + 4
 
 
+def test_streamingllm_first_rows_that_are_the_whole_text_stay_where_they_are() -> None:
+    one = under("streaming", budget=0.5, sinks=6)
+    found = write(one, begin(one, ids(5)), MORE[:3])
+    assert torch.allclose(found, full(ids(5), MORE[:3]), rtol=0, atol=1e-9)
+
+
 def test_streamingllm_refuses_a_budget_that_exceeds_the_window() -> None:
     with pytest.raises(OptionError, match="window of 256"):
         model().under(Streaming(budget=250))
