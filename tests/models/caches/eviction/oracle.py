@@ -6,6 +6,7 @@ Plain float64 arithmetic on the weights that `transformers` made; nothing of Out
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def _spans(count: int, points: Sequence[Point], plane: int) -> list[tuple]:
     """Rows from one point to the next, which rows they may see, and where the keys stand."""
     spans = []
     edges = [0, *(point.rows for point in points), count]
-    for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (start, stop) in enumerate(pairwise(edges)):
         seen, places = np.ones(count, dtype=np.bool_), np.arange(count)
         if i:
             point = points[i - 1]

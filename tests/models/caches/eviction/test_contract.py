@@ -1,7 +1,5 @@
 """What every policy of the cache promises, on every kind of checkpoint and runner."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -18,10 +16,8 @@ from tests.models.caches.eviction.setups import (
     feed_none,
     ids,
     kept,
-    look,
     model,
     needs_kernels,
-    policy,
     read,
     runner_cases,
     spy,  # noqa: F401
@@ -114,7 +110,7 @@ def test_a_budget_may_be_a_share(name: str, spy: Spy) -> None:  # noqa: F811
             assert len(rows) and rows[-1] == point.rows - 1 and (np.diff(rows) > 0).all()
 
 
-@pytest.mark.parametrize("runner", runner_cases())
+@pytest.mark.parametrize("runner", runner_cases(("decoder", "int8")))
 @each_policy
 def test_bytes_are_those_of_all_tensors_and_fall_with_the_budget(name: str, runner: str) -> None:
     sizes = []
@@ -128,7 +124,7 @@ def test_bytes_are_those_of_all_tensors_and_fall_with_the_budget(name: str, runn
     ):
         one = under(name, runner, **budget)
         own = begin(one, ids(200))
-        write(one, own, [1])  # a point is at the last token of the prompt
+        write(one, own, [1])
         eviction = own._eviction
         parts = [own.storage.keys, own.storage.values, own.storage.states]
         noted = [getattr(eviction, part, []) for part in ("sums", "seen", "keys", "mass")]
@@ -160,6 +156,20 @@ def test_drafted_texts_equal_undrafted_ones(name: str, pair: tuple[str, str]) ->
     expected = write(one, begin(one, TEXT), MORE)
     for trees in (False, True):
         same(write_drafted(one, begin(one, TEXT), MORE, rng, trees=trees), expected, pair)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["h2o", "infllm"])
+def test_the_same_queries_are_kept_of_drafted_texts(name: str) -> None:
+    """Not all are; which ones are depends on the place of a row, whatever its drafted row is."""
+    sampled = {"each": 3} if name == "h2o" else {"probe": 1, "chunk": 400, "every": 5, "local": 0.1}
+    if name == "infllm":
+        sampled |= {"positions": "original"}
+    one, rng = under(name, "float32", **sampled), np.random.default_rng(5)
+    expected = write(one, begin(one, TEXT), ids(40, seed=7))
+    for _ in range(3):
+        found = write_drafted(one, begin(one, TEXT), ids(40, seed=7), rng, trees=True)
+        assert torch.equal(found, expected)
 
 
 @pairs(("decoder", "partial"), ("float32", "window"), ("int8", "mha"))
@@ -221,7 +231,7 @@ def test_a_truncated_text_equals_a_fresh_one(name: str, runner: str) -> None:
         assert kept(own) == kept(fresh)
 
 
-@pytest.mark.parametrize("runner", runner_cases(("decoder", "float32")))
+@pytest.mark.parametrize("runner", runner_cases(("float32",)))
 @in_parts
 def test_a_text_read_in_parts_equals_one_read_at_once(name: str, runner: str) -> None:
     one = under(name, runner)
@@ -256,7 +266,7 @@ def test_a_text_goes_on_as_a_prompt(name: str, runner: str) -> None:
         same(write(one, reused, MORE[count:]), expected, (runner, ""))
 
 
-@pytest.mark.parametrize("runner", runner_cases(("decoder", "float32")))
+@pytest.mark.parametrize("runner", runner_cases(("float32",)))
 @each_policy
 def test_old_caches_are_reused_only_where_that_changes_nothing(name: str, runner: str) -> None:
     one = under(name, runner)
@@ -322,80 +332,3 @@ def test_the_window_ends_texts_unless_positions_move(name: str) -> None:
         return
     with pytest.raises(ContextError):
         read(one, own, [1])
-
-
-@each_policy
-def test_a_model_under_a_policy_says_so(name: str) -> None:
-    one = under(name)
-    assert one.info.kv_policy == str(one._compression.policy)
-    assert model().info.kv_policy == "" and model()._compression is None
-    assert one.segmented is None
-    with pytest.raises(RuntimeError, match="read the text again"):
-        begin(one, TEXT).check_own()
-
-
-@each_policy
-def test_a_horizon_ends_at_the_next_point(name: str) -> None:
-    """The draft and the next token together: the last row that is read lies before the point."""
-    one = under(name)
-    own = begin(one, TEXT)  # 12 rows
-    if name == "snapkv":
-        assert own.horizon == 1
-        write(one, own, [1])
-        assert own.horizon is None
-        return
-    for left in (4, 3, 2, 1, 4):
-        assert own.horizon == left
-        write(one, own, MORE[:1])
-
-
-@pytest.mark.parametrize("name", ["h2o", "infllm", "actqkv"])
-def test_a_chain_cut_to_some_rows_leaves_the_queries_of_these(name: str) -> None:
-    """As a search does that drops branches between forwards."""
-    one = under(name)
-    expected, own = begin(one, TEXT), begin(one, TEXT)
-    for token in (5, 6):
-        read(one, expected)
-        expected.commit([token])
-    read(one, expected)
-    tree = read(one, own, [9, 5, 7, 6], as_ids([-1, -1, 0, 1]))
-    own.keep_rows([1, 3])
-    assert own.num_speculative == 2
-    own.commit([5, 6, 1])
-    expected.commit([1])
-    assert own._log.rows.tolist() == expected._log.rows.tolist()
-    for layer in range(2):
-        empty = torch.zeros(0, 2, 4, 8)
-        ours, theirs = (c._log.of_layer(layer, empty) for c in (own, expected))
-        assert torch.allclose(ours, theirs, atol=1e-9)
-    same(write(one, own, MORE), write(one, expected, MORE), ("decoder", ""))
-    assert tree.shape[0] == 5
-
-
-@each_policy
-def test_states_of_all_rows_are_kept(name: str) -> None:
-    """Hidden states that drafters ask for are those of the whole text."""
-    full = model()
-    one = full.under(policy(name, full)).keeping((1, 2))
-    own = begin(one, TEXT)
-    write(one, own, MORE)
-    again = begin(one, TEXT)
-    write_drafted(one, again, MORE, np.random.default_rng(1), trees=True)
-    rows = own.length
-    assert rows == len(TEXT) + len(MORE) - 1
-    ours: Any = one.kept(own, 0, rows)
-    assert torch.isfinite(ours).all()
-    assert torch.allclose(ours, one.kept(again, 0, rows), atol=1e-6)
-    whole = full.keeping((1, 2))
-    assert torch.allclose(ours[:4], whole.kept(begin(whole, TEXT), 0, 4), atol=1e-6)
-
-
-@each_policy
-def test_looking_ahead_changes_nothing(name: str) -> None:
-    one = under(name)
-    own, other = begin(one, TEXT), begin(one, TEXT)
-    for token in MORE:
-        ahead = look(one, own)
-        same(write(one, own, [token])[0], ahead, ("decoder", ""))
-        write(one, other, [token])
-    assert kept(own) == kept(other)

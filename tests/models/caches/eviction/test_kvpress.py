@@ -18,11 +18,12 @@ from tests.models.caches.eviction.setups import (
     model,
     spy,  # noqa: F401
     under,
+    write,
 )
 
 pytestmark = pytest.mark.slow
 TEXT = ids(41, 2)
-ROWS = len(TEXT) - 1
+ROWS = len(TEXT)
 
 
 def pressed(name: str, **options: Any) -> list[torch.Tensor]:
@@ -59,7 +60,8 @@ def best(scores: list[torch.Tensor], count: int) -> list[list[int]]:
 @pytest.mark.parametrize("window", [4, 8])
 def test_snapkv(window: int, spy: Spy) -> None:  # noqa: F811
     scores = pressed("SnapKVPress", compression_ratio=0.5, window_size=window, kernel_size=5)
-    begin(model().under(SnapKV(budget=20, window=window)), TEXT)
+    one = model().under(SnapKV(budget=20, window=window))
+    write(one, begin(one, TEXT), [1])
     [point] = spy.points
     assert [rows.tolist() for rows in point.kept] == best(scores, 20)
 
@@ -67,7 +69,7 @@ def test_snapkv(window: int, spy: Spy) -> None:  # noqa: F811
 def test_streaming(spy: Spy) -> None:  # noqa: F811
     scores = pressed("StreamingLLMPress", compression_ratio=0.5, n_sink=4)
     one = model().under(Streaming(budget=20, chunk=0, positions="original"))
-    begin(one, TEXT)
+    write(one, begin(one, TEXT), [1])
     [point] = spy.points
     assert [rows.tolist() for rows in point.kept] == best(scores, 20)
 
@@ -75,7 +77,9 @@ def test_streaming(spy: Spy) -> None:  # noqa: F811
 def test_observed_attention() -> None:
     """H2O divides by the number of queries likewise, over a prompt that is read at once."""
     scores = pressed("ObservedAttentionPress", compression_ratio=0.5)
-    own = begin(under("h2o", budget=100, chunk=0, each=1), TEXT)
+    one = under("h2o", budget=100, chunk=0, each=1)
+    own = begin(one, TEXT)
+    write(one, own, [1])
     for plane in range(4):
         merit = (own._eviction.sums[plane] / own._eviction.seen[plane]).numpy()
         expected = scores[plane // 2][plane % 2].numpy()

@@ -10,6 +10,7 @@ from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS
 from outrider.models.caches.bookkeeping import Run
+from outrider.models.caches.eviction.cache import CacheView
 from outrider.models.caches.eviction.planes import Planes, whole_planes
 from outrider.models.caches.eviction.storage import runs_of
 from outrider.models.cuda import StaticDecoder
@@ -93,7 +94,8 @@ def test_texts_are_read_again_after_weights_have_changed(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_some_layers_runs_under_the_policy(name: str) -> None:
     """Layers that do not run have no queries; what policies make of them is the same each time."""
-    one = under(name, kind="llama").subset(LayerSet.of_layers(2, [1]))
+    same_shares = {"adaptive": False} if name == "actqkv" else {}  # keys of other layers are unset
+    one = under(name, **same_shares).subset(LayerSet.of_layers(2, [1]))
     texts = [write(one, begin(one, TEXT), MORE) for _ in range(2)]
     assert torch.isfinite(texts[0]).all() and torch.equal(*texts)
 
@@ -103,7 +105,8 @@ def test_chains_that_are_written_at_once_leave_no_queries() -> None:
     """The rows behind the first one are read elsewhere; a policy goes on without their queries."""
     one = under("h2o", "float32", chunk=0)
     own, plain = begin(one, TEXT), begin(one, TEXT)
-    write(one, own, [5]), write(one, plain, [5])
+    for each in (own, plain):  # the first point lies behind the last token of the prompt
+        write(one, each, [1])
     sampler = Sampler(SamplingParams.of(temperature=0.0))
     [tokens] = one.write_chains([ChainRequest(Segment(own, NO_IDS), sampler, [], 3)]) or [NO_IDS]
     expected = [int(row.argmax()) for row in write_greedy(one, plain, 3)]
@@ -133,6 +136,19 @@ def test_a_runner_with_static_shapes_uses_the_plain_one() -> None:
     other = under("h2o")
     ours, theirs = (write(each, begin(each, TEXT), MORE) for each in (one, other))
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_layers_that_do_not_turn_keys_have_none_turned() -> None:
+    """The first rows move in the first layer only; their keys in the second have no position."""
+    one = under("streaming", kind="unturned")
+    assert one.config.rotary == (True, False)
+    own = begin(one, ids(20))
+    for plane in range(4):
+        ours, read = (store.float_keys(plane, 2) for store in (own.storage, own._archive))
+        assert torch.equal(ours, read) == (plane >= 2)
+    view, keys, turns = CacheView(own), torch.ones(2, 3, 8), rows(4, 5, 6)
+    assert torch.equal(view.turned(1, keys, turns), keys)
+    assert not torch.equal(view.turned(0, keys, turns), keys)
 
 
 def test_a_fork_that_reads_again_gives_back_its_archive() -> None:
