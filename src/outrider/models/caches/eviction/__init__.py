@@ -1,0 +1,1 @@
+"""Policies that decide which keys and values stay in a cache."""
