@@ -20,12 +20,50 @@ Piece = tuple[str, bool]
 Fact = tuple[str, str]
 """The part that asks, and the answer."""
 
-_THINGS = (
-    "apple basket candle dog egg fish garden hat ink jar key lamp map nail oven pen queen ring ship "
-    "tree vase wheel yarn boot cup door fork gate horn iron"
-).split()
-_PEOPLE = "Mary John Daniel Sandra Fred Bill Jeff Julie".split()
-_PLACES = "kitchen garden office bathroom bedroom hallway park school cinema".split()
+_THINGS = [
+    "apple",
+    "basket",
+    "candle",
+    "dog",
+    "egg",
+    "fish",
+    "garden",
+    "hat",
+    "ink",
+    "jar",
+    "key",
+    "lamp",
+    "map",
+    "nail",
+    "oven",
+    "pen",
+    "queen",
+    "ring",
+    "ship",
+    "tree",
+    "vase",
+    "wheel",
+    "yarn",
+    "boot",
+    "cup",
+    "door",
+    "fork",
+    "gate",
+    "horn",
+    "iron",
+]
+_PEOPLE = ["Mary", "John", "Daniel", "Sandra", "Fred", "Bill", "Jeff", "Julie"]
+_PLACES = [
+    "kitchen",
+    "garden",
+    "office",
+    "bathroom",
+    "bedroom",
+    "hallway",
+    "park",
+    "school",
+    "cinema",
+]
 _VERBS = ("went to", "moved to", "travelled to")
 _BATCH = 32
 
