@@ -1,1 +1,1 @@
-"""What heads, tokens and precisions of a KV cache cost when they are left out."""
+"""What policies of the cache cost and gain, on real models and on the tiny family."""

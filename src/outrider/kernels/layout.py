@@ -124,6 +124,8 @@ class CacheLayout(ctypes.Structure):
         ("value_scales", _ADDRESS),
         ("capacity", _I64),
         ("kind", _I32),
+        ("first", _ADDRESS),
+        ("shift", _ADDRESS),
     ]
 
 
@@ -163,6 +165,7 @@ class Batch(ctypes.Structure):
         ("state_at", _ADDRESS),
         ("keep", _ADDRESS),
         ("keep_at", _ADDRESS),
+        ("asked", _ADDRESS),
         ("confidence", _F32),
     ]
 

@@ -114,6 +114,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
     cache = ctypes.POINTER(CacheLayout)
     loaded.outrider_move.argtypes = [cache, cache, *[i32] * 5]
     loaded.outrider_move.restype = None
+    loaded.outrider_gather.argtypes = [cache, cache, i32, i32, *[address] * 3]
+    loaded.outrider_gather.restype = None
+    loaded.outrider_turn.argtypes = [cache, i64, i32, i32, address, address]
+    loaded.outrider_turn.restype = None
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32

@@ -50,6 +50,7 @@ class ModelInfo:
         weights: the dtype as the option `dtype` names it, with the formats of a quantised file;
             empty: `dtype` says all.
         weights_reason: why that dtype, and that of the cache, were chosen.
+        kv_policy: the policy that drops rows of the cache, with its options; empty: all are kept.
         cache: the dtype of keys and values, as the option `cache_dtype` names it; empty: that of
             the weights.
         num_parameters: number of weights, tied weights counted once; None if unknown.
@@ -80,6 +81,7 @@ class ModelInfo:
     weights: str = ""
     weights_reason: str = ""
     cache: str = ""
+    kv_policy: str = ""
     num_parameters: int | None = None
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None

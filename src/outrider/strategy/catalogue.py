@@ -136,6 +136,17 @@ SEARCHES = (
 )
 """Modules of search strategies, which write several texts or branches."""
 
+KV_POLICIES = (
+    "models.caches.eviction.streaming",
+    "models.caches.eviction.h2o",
+    "models.caches.eviction.snapkv",
+    "models.caches.eviction.duo",
+    "models.caches.eviction.rlkv",
+    "models.caches.eviction.infllm",
+    "models.caches.eviction.actqkv",
+)
+"""Modules of policies of the cache, which decide which rows of a text it keeps."""
+
 LEARNERS = ("learning.osd",)
 """Modules of learners, which train a draft model while requests run."""
 
@@ -147,6 +158,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "model": MODELS,
     "selector": SELECTORS,
     "guidance": GUIDANCE,
+    "kv-policy": KV_POLICIES,
     "constraint": CONSTRAINTS,
     "learner": LEARNERS,
     "search": SEARCHES,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from outrider.core.errors import OptionError, StrategyError
+from outrider.core.errors import OptionError
 from outrider.models.caches.eviction.gates import Gates
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import Linear
@@ -255,7 +255,7 @@ def test_the_files_of_a_run_fit_their_model_alone(
         gates.check(info.fingerprint, 2, 2)
         assert (gates.method, gates.sinks, gates.recent) == (method, 1, 3)
         assert gates.facts["steps"] == 2 and gates.facts["tasks"] == ["codes", "places"]
-        with pytest.raises(StrategyError, match="another model"):
+        with pytest.raises(OptionError, match="another model"):
             gates.check("b" * 64, 2, 2)
     first = Gates.load(files["rlkv"]).values
     files = train_gates(config, out=tmp_path / "run", report=said.append)

@@ -94,7 +94,7 @@ static void gather_keys(const Slab *slab, const Query *q, int from, int count) {
     const uint16_t *keys = (const uint16_t *)slab->head->keys;
     memset(slab->packed, 0, (size_t)above(count) * D * 2);
     for (int j = 0; j < count; j++) {
-        const int slot = q->extra[from + j];
+        const int slot = q->extra[from + j] + slab->head->shift;
         const uint16_t *key = keys + (int64_t)(slot / LANES) * D * LANES + slot % LANES;
         uint16_t *to = slab->packed + j / LANES * D * LANES + j % LANES * 2;
         for (int d = 0; d < D; d++) to[d / 2 * 32 + d % 2] = key[d * LANES];
@@ -118,7 +118,8 @@ static const uint16_t no_value[WIDEST_HEAD];
 INLINE const uint16_t *value_at(const Slab *slab, const Query *q, int place, int begin, int end) {
     const uint16_t *values = (const uint16_t *)slab->head->values;
     if (place < begin || place >= end) return no_value;
-    const int64_t slot = q && place >= q->base ? q->extra[place - q->base - q->trim] : place;
+    int64_t slot = place;
+    if (q && place >= q->base) slot = q->extra[place - q->base - q->trim] + slab->head->shift;
     return values + slot * slab->head->head_dim;
 }
 

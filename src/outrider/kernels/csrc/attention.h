@@ -27,9 +27,9 @@ typedef struct {
     const float *query; /* [head_dim] */
     float *scores;      /* of slot `first` and what follows, in path order; 16 floats precede it */
     float *out;         /* [head_dim] */
-    int first, base;    /* visible text slots: first .. base - 1 */
+    int first, base;    /* visible slots of the plane: first .. base - 1 */
     const int32_t *extra;
-    int extras; /* slots of draft ancestors */
+    int extras; /* slots of draft ancestors in the text */
     int trim;   /* draft ancestors before these, which the row does not see */
 } Query;
 
@@ -226,7 +226,7 @@ static void attend(const Head *head, const Query *queries, int count) {
         const Query *q = queries + i;
         const int text = q->base - q->first;
         for (int j = 0; j < q->extras; j++)
-            q->scores[text + j] = score_slot(head, q->query, q->extra[j]);
+            q->scores[text + j] = score_slot(head, q->query, q->extra[j] + head->shift);
         if (head->cap) cap_scores(q->scores, text + q->extras, head->cap);
         shares[i] = 1.0f / soften(q->scores, text + q->extras);
         memset(q->out, 0, sizeof(float) * head->head_dim);
@@ -235,7 +235,7 @@ static void attend(const Head *head, const Query *queries, int count) {
     for (int i = 0; i < count; i++) {
         const Query *q = queries + i;
         for (int j = 0; j < q->extras; j++)
-            add_slot(head, *q, q->extra[j], q->base - q->first + j);
+            add_slot(head, *q, q->extra[j] + head->shift, q->base - q->first + j);
         for (int d = 0; d < head->head_dim; d++) q->out[d] *= shares[i];
     }
 }

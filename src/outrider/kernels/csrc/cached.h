@@ -13,19 +13,24 @@ typedef struct {
     char *keys, *values;               /* [slots / 16, head_dim, 16] and [slots, head_dim] */
     float *key_scales, *value_scales;  /* [slots / 16, groups, 16] and [slots, groups] (INT8) */
     int kind, size, head_dim, groups;  /* `size`: bytes of a number */
+    int shift;                         /* slot s of the text lies in slot s + shift */
     float cap;                         /* soft cap of the scores, or 0 */
     float *floats;                     /* [SLOTS_AS_FLOATS, head_dim], for what is read */
 } Head;
 
-/* `plane` counts pairs of layer and key head. */
+/* What is added to a slot of the text for its slot in a plane: a pair of layer and key head. */
+INLINE int shift_of(const Cache *cache, int64_t plane) {
+    return cache->shift ? cache->shift[plane] : 0;
+}
+
 INLINE Head head_of(const Cache *cache, int64_t plane, int head_dim, float *floats) {
     const int size = cache->kind == FLOAT32 ? 4 : cache->kind == BFLOAT16 ? 2 : 1;
     const int groups = (head_dim + GROUP - 1) / GROUP;
-    const int64_t first = plane * cache->capacity;
+    const int64_t first = cache->first ? cache->first[plane] : plane * cache->capacity;
     Head head = {.keys = (char *)cache->keys + first * head_dim * size,
                  .values = (char *)cache->values + first * head_dim * size,
                  .kind = cache->kind, .size = size, .head_dim = head_dim, .groups = groups,
-                 .floats = floats};
+                 .shift = shift_of(cache, plane), .floats = floats};
     if (cache->kind == INT8) {
         head.key_scales = cache->key_scales + first * groups;
         head.value_scales = cache->value_scales + first * groups;
@@ -60,10 +65,19 @@ INLINE void write_numbers(const Head *head, const float *x, char *to, float *sca
         }
 }
 
-INLINE void write_slot(const Head *head, int slot, const float *key, const float *value) {
-    const int64_t block = slot / LANES, lane = slot % LANES, scaled = head->kind == INT8;
+/* Writes the key of a slot of the plane. */
+INLINE void write_key(const Head *head, int64_t slot, const float *key) {
+    const int64_t block = slot / LANES, lane = slot % LANES;
     write_numbers(head, key, head->keys + (block * head->head_dim * LANES + lane) * head->size,
-                  scaled ? head->key_scales + block * head->groups * LANES + lane : NULL, LANES);
+                  head->kind == INT8 ? head->key_scales + block * head->groups * LANES + lane : NULL,
+                  LANES);
+}
+
+/* Writes the key and value of slot `slot` of the text. */
+INLINE void write_slot(const Head *head, int slot, const float *key, const float *value) {
+    slot += head->shift;
+    const int scaled = head->kind == INT8;
+    write_key(head, slot, key);
     write_numbers(head, value, head->values + (int64_t)slot * head->head_dim * head->size,
                   scaled ? head->value_scales + (int64_t)slot * head->groups : NULL, 1);
 }
@@ -88,6 +102,19 @@ INLINE void floats_of_briefs(const uint16_t *from, int64_t count, float *out) {
 #endif
     for (; i + LANES <= count; i += LANES) store(out + i, load_brief(from + i));
     for (; i < count; i++) out[i] = bfloat(from[i]);
+}
+
+/* Reads the key of a slot of the plane. */
+INLINE void read_key(const Head *head, int64_t slot, float *key) {
+    const int64_t block = slot / LANES, lane = slot % LANES, D = head->head_dim;
+    const char *from = head->keys + (block * D * LANES + lane) * head->size;
+    for (int64_t d = 0; d < D; d++) {
+        if (head->kind == FLOAT32) key[d] = ((const float *)from)[d * LANES];
+        else if (head->kind == BFLOAT16) key[d] = bfloat(((const uint16_t *)from)[d * LANES]);
+        else
+            key[d] = (float)((const int8_t *)from)[d * LANES] *
+                     head->key_scales[(block * head->groups + d / GROUP) * LANES + lane];
+    }
 }
 
 /* The keys of `count` blocks, [count, head_dim, 16]. */

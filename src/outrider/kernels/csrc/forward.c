@@ -379,8 +379,13 @@ static Query query_of(const Work *work, const Layer *layer, int row, int head, i
     const int64_t own = (int64_t)head * (m->heads / m->kv_heads) + member;
     float *query = desk->packed + row * desk->packed_stride + own * m->head_dim;
     turn(m, work->batch, layer, row, layer->query_norm, query, m->attention_scale);
+    const Batch *b = work->batch;
+    if (b->asked && b->asked[row])
+        memcpy(b->asked[row] + ((int64_t)layer->place * m->heads + own) * m->head_dim, query,
+               sizeof(float) * m->head_dim);
     Query made = {.query = query, .out = desk->attended + (row * m->heads + own) * m->head_dim};
     set_reach(work, layer, row, &made);
+    made.base += shift_of(b->caches + b->cache[row], (int64_t)layer->place * m->kv_heads + head);
     return made;
 }
 

@@ -53,6 +53,11 @@ typedef struct {
                                        * [layer, kv head, slot, head_dim / 32] */
     int64_t capacity; /* slots; a multiple of 64 */
     int32_t kind;     /* FLOAT32, BFLOAT16, or INT8 with a scale for each 32 numbers of a head */
+    /* Caches that keep only some rows of the text, other ones for each layer and key head; or NULLs.
+     * Such a plane begins at slot `first`, a multiple of 64, and slot s of the text lies in its slot
+     * s + shift, for all slots behind those that it has given up. */
+    const int64_t *first;
+    const int32_t *shift; /* not above 0; 0 in layers with windows */
 } Cache;
 
 /* Positions of the tokens of a text: given[s] for slot s, and s + shift from slot `count` on. */
@@ -85,6 +90,8 @@ typedef struct {
     float *const *keep;      /* [rows] for each row, where its states are kept, or NULL; or NULL */
     const int32_t *keep_at;  /* [num_layers + 2] the place of each state in a row of `keep`, or -1:
                               * the stream before each layer, after all of them, and normed */
+    float *const *asked;     /* [rows] for each row, where its queries are written, [layer, head,
+                              * head_dim], as attention reads them, or NULL; or NULL */
     float confidence;        /* a chain ends where no token has this probability */
 } Batch;
 

@@ -38,10 +38,43 @@ void outrider_move(const Cache *to, const Cache *from, int32_t planes, int32_t h
     for (int64_t plane = 0; plane < planes; plane++) {
         const Head there = head_of(to, plane, head_dim, NULL);
         const Head here = head_of(from, plane, head_dim, NULL);
+        const int to_row = start + there.shift, from_row = source + here.shift;
         for (int i = 0; i < count; i++) {
             const int row = start < source ? i : count - 1 - i;
-            copy_key(&there, &here, start + row, source + row);
+            copy_key(&there, &here, to_row + row, from_row + row);
         }
-        move_values(&there, &here, start, source, count);
+        move_values(&there, &here, to_row, from_row, count);
+    }
+}
+
+/* Rotates the keys of the first `count` slots of a plane by angles `cos` and `sin` [count, head_dim],
+ * the sine signed. */
+void outrider_turn(const Cache *cache, int64_t plane, int32_t head_dim, int32_t count,
+                   const float *cos, const float *sin) {
+    const Head head = head_of(cache, plane, head_dim, NULL);
+    const int half = head_dim / 2;
+    float key[head_dim], turned[head_dim];
+    for (int64_t slot = 0; slot < count; slot++, cos += head_dim, sin += head_dim) {
+        read_key(&head, slot, key);
+        for (int i = 0; i < half; i++) {
+            turned[i] = key[i] * cos[i] + key[i + half] * sin[i];
+            turned[i + half] = key[i + half] * cos[i + half] + key[i] * sin[i + half];
+        }
+        write_key(&head, slot, turned);
+    }
+}
+
+/* Copies rows of another cache to the rows from `start[plane]` on of each plane, one after the
+ * other: `rows[ends[plane - 1] .. ends[plane] - 1]`, which are slots of the plane itself. */
+void outrider_gather(const Cache *to, const Cache *from, int32_t planes, int32_t head_dim,
+                     const int32_t *start, const int32_t *rows, const int64_t *ends) {
+    int64_t i = 0;
+    for (int64_t plane = 0; plane < planes; plane++) {
+        const Head there = head_of(to, plane, head_dim, NULL);
+        const Head here = head_of(from, plane, head_dim, NULL);
+        for (int row = start[plane]; i < ends[plane]; i++, row++) {
+            copy_key(&there, &here, row, rows[i]);
+            move_values(&there, &here, row, rows[i], 1);
+        }
     }
 }

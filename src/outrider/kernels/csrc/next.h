@@ -41,6 +41,7 @@ static Batch batch_of(const Batch *batch, const Next *next) {
     static const int32_t zero = 0;
     Batch one = *batch;
     one.rows = 1, one.given = NULL, one.want = &zero, one.states = NULL, one.keep = NULL;
+    one.asked = NULL;
     one.tokens = &next->token, one.positions = &next->position, one.slots = &next->slot;
     one.base = &next->base, one.cache = &next->cache;
     one.extra_start = next->bounds, one.extra = next->path;

@@ -134,6 +134,11 @@ class CacheBook:
         """None: the model of this cache never changes."""
         return None
 
+    def usable(self, shared: int) -> int:
+        """Return how many tokens of a text need not be read again if its first `shared` tokens are
+        those of this cache."""
+        return shared if self.sound is None else min(shared, self.sound)
+
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Return the rows that match the longest proper prefix of `tokens`."""
         return matched(self._tokens, self._parents, tokens[:-1])

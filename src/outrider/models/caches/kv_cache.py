@@ -88,6 +88,38 @@ class Storage:
         """Number of slots, used or not."""
         return self.keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.keys.nbytes + self.values.nbytes + self.states.nbytes
+
+    def plane(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values, `[slots, head_dim]`, of a plane: a pair of layer and head."""
+        return self.keys.flatten(0, 1)[index], self.values.flatten(0, 1)[index]
+
+    def float_keys(self, plane: int, count: int) -> Float[Tensor, "count head_dim"]:
+        """Return the keys of the first slots of a plane in float32 or wider."""
+        keys = self.plane(plane)[0][:count]
+        return keys.to(torch.promote_types(keys.dtype, torch.float32))
+
+    def gather(self, source: "Storage", starts: Sequence[int], slots: Sequence[IntArray]) -> None:
+        """Copy slots of the planes of `source` to slots of these planes, from `starts` on."""
+        for index, (start, own) in enumerate(zip(starts, slots, strict=True)):
+            taken = torch.from_numpy(own).to(self.keys.device)
+            for here, there in zip(self.plane(index), source.plane(index), strict=True):
+                here[start : start + len(own)] = there[taken]
+
+    def turn(
+        self,
+        plane: int,
+        cos: Float[Tensor, "slots head_dim"],
+        sin: Float[Tensor, "slots head_dim"],
+    ) -> None:
+        """Rotate the keys of the first slots of a plane; the sine is signed as in `rope.rotate`."""
+        keys = self.plane(plane)[0][: len(cos)]
+        wide = self.float_keys(plane, len(cos))
+        keys.copy_(wide * cos + wide.roll(wide.shape[1] // 2, dims=1) * sin)
+
     def first(
         self, count: int
     ) -> tuple[
@@ -127,6 +159,19 @@ class Storage:
             self.states[start : start + len(states)] = states
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """Queries that one forward writes.
+
+    Attributes:
+        rows: `[n]` which rows of the feed.
+        queries: where they are written, multiplied by the factor of the scores; float32 or wider.
+    """
+
+    rows: IntArray
+    queries: Float[Tensor, "rows layers heads head_dim"]
+
+
 class DecoderCache(CacheBook):
     """The cache of `Decoder`. Call `reserve` before any write to `storage`."""
 
@@ -137,6 +182,8 @@ class DecoderCache(CacheBook):
         self.storage.readers.add(self)
 
     _replayed: Feed | None = None
+    asked: Asked | None = None
+    """Queries that the planned forward writes for a policy."""
 
     @property
     def rows(self) -> int:

@@ -282,7 +282,7 @@ def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
     places = _places(prompt)
     moved = cache.places.differ(np.arange(shared) if places is None else places[..., :shared])
     shared = int(moved[0]) if len(moved) else shared
-    shared = shared if cache.sound is None else min(shared, cache.sound)
+    shared = cache.usable(shared)
     if not shared:
         return None
     cache.truncate(min(shared, cache.length + 1))

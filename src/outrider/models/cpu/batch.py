@@ -38,7 +38,7 @@ class RowArrays:
 
     def fill(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> None:
         """Write the rows of all feeds, one feed after the other."""
-        self._kept, self.batch.keep = [], None
+        self._kept, self.batch.keep, self.batch.asked = [], None, None
         arrays, start, wanted = self._arrays, 0, 0
         extras: list[int] = []
         for i, feed in enumerate(feeds):
@@ -59,6 +59,8 @@ class RowArrays:
             wanted += len(feed.take)
         self.batch.rows, self.batch.wanted = start, wanted
         self._point(feeds, caches, extras)
+        if any(cache.asked is not None for cache in caches):
+            self._write_queries(feeds, caches)
 
     def turn_by(
         self, cos: Float[Tensor, "rows 1 head_dim"], sin: Float[Tensor, "rows 1 head_dim"]
@@ -76,7 +78,7 @@ class RowArrays:
     def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
         """Fill rows without tokens: `states` (float32, contiguous) are the first layer's input."""
         count, row = len(states), states.shape[1] * 4
-        self._kept, self.batch.keep = [], None
+        self._kept, self.batch.keep, self.batch.asked = [], None, None
         for array in self._arrays.values():
             array[:count] = 0
         self._arrays["want"][:count] = np.arange(count)
@@ -170,6 +172,21 @@ class RowArrays:
         batch.given = None
         if any(f.embeddings is not None or f.prompts is not None for f in feeds):
             batch.given = self._embeddings(feeds)
+
+    def _write_queries(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> None:
+        """Make the forward write the queries that policies of caches ask for."""
+        addresses = np.zeros(int(self.batch.rows), dtype=np.uint64)
+        start = 0
+        for feed, cache in zip(feeds, caches, strict=True):
+            if cache.asked is not None:
+                queries = cache.asked.queries
+                row = queries.stride(0) * queries.element_size()
+                addresses[start + cache.asked.rows] = queries.data_ptr() + row * np.arange(
+                    len(queries)
+                )
+                self._keep(queries, 0)
+            start += len(feed.tokens)
+        self.batch.asked = self._keep(addresses, addresses.ctypes.data)
 
     def _places(self, caches: Sequence[NativeCache]) -> int:
         """Return the address of an array with the irregular positions of each cache."""

@@ -4,10 +4,12 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.types import IntArray
 from outrider.kernels import library
 from outrider.kernels.layout import BFLOAT16, FLOAT32, INT8
 from outrider.kernels.layout import CacheLayout as CachePointers
@@ -22,7 +24,7 @@ _BLOCK = 64
 """Capacities are multiples of this number of slots."""
 CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 """Dtypes of keys and values, by the names that `--cache-dtype` takes."""
-_KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8}
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8}
 
 
 class NativeStorage(Storage):
@@ -37,6 +39,7 @@ class NativeStorage(Storage):
         capacity = -(-capacity // _BLOCK) * _BLOCK
         super().__init__(layout, capacity)
         planes = (layout.num_layers, layout.num_kv_heads)
+        self.num_planes = layout.num_layers * layout.num_kv_heads
         blocks = (*planes, capacity // SEQUENCES)
         # Kernels read whole blocks. Zeros, since arithmetic with denormal numbers, which memory
         # that held integers is full of, takes a hundred times as long.
@@ -49,7 +52,7 @@ class NativeStorage(Storage):
             self.key_scales.data_ptr(),
             self.value_scales.data_ptr(),
             capacity,
-            _KINDS[layout.dtype],
+            KINDS[layout.dtype],
         )
 
     @property
@@ -73,6 +76,54 @@ class NativeStorage(Storage):
             values = values * _spread(self.value_scales[:, :, :count], values.shape[3], dim=3)
         return keys.transpose(3, 4).flatten(2, 3)[:, :, :count], values
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return super().nbytes + self.key_scales.nbytes + self.value_scales.nbytes
+
+    def blocks(self, plane: int) -> tuple[Tensor, Tensor]:
+        """Return the keys `[blocks, head_dim, 16]` and their scales `[blocks, groups, 16]`."""
+        return self.keys.flatten(0, 1)[plane], self.key_scales.flatten(0, 1)[plane]
+
+    def float_keys(self, plane: int, count: int) -> Float[Tensor, "count head_dim"]:
+        """Return the keys of the first slots of a plane in float32."""
+        keys, scales = (part[: -(-count // SEQUENCES)] for part in self.blocks(plane))
+        wide = keys.float()
+        if scales.numel():
+            wide = wide * _spread(scales, keys.shape[1], dim=1)
+        return wide.transpose(1, 2).flatten(0, 1)[:count]
+
+    def gather(self, source: Storage, starts: Sequence[int], slots: Sequence[IntArray]) -> None:
+        """Copy slots of the planes of `source` to slots of these planes, from `starts` on."""
+        assert isinstance(source, NativeStorage)
+        begins = np.array(starts, dtype=np.int32)
+        rows = np.concatenate(slots).astype(np.int32)
+        ends = np.cumsum([len(own) for own in slots])
+        loaded: Any = library()
+        loaded.outrider_gather(
+            ctypes.byref(self.pointers),
+            ctypes.byref(source.pointers),
+            len(slots),
+            self.values.shape[-1],
+            begins.ctypes.data,
+            rows.ctypes.data,
+            ends.ctypes.data,
+        )
+
+    def turn(
+        self,
+        plane: int,
+        cos: Float[Tensor, "slots head_dim"],
+        sin: Float[Tensor, "slots head_dim"],
+    ) -> None:
+        """Rotate the keys of the first slots of a plane; the sine is signed as in `rope.rotate`."""
+        loaded: Any = library()
+        pointers = ctypes.byref(self.pointers)
+        cos, sin = cos.contiguous(), sin.contiguous()
+        loaded.outrider_turn(
+            pointers, plane, self.values.shape[-1], len(cos), cos.data_ptr(), sin.data_ptr()
+        )
+
     def copy_rows(self, source: Storage, count: int) -> None:
         """Copy the first `count` slots of `source`."""
         assert isinstance(source, NativeStorage)
@@ -86,13 +137,12 @@ class NativeStorage(Storage):
     def move_run(self, source: Storage, run: Run) -> None:
         """Copy the rows of `run` without extra memory; `source` may be this storage."""
         assert isinstance(source, NativeStorage)
-        layers, heads, _, head_dim = self.values.shape
         loaded: Any = library()
         loaded.outrider_move(
             ctypes.byref(self.pointers),
             ctypes.byref(source.pointers),
-            layers * heads,
-            head_dim,
+            self.num_planes,
+            self.values.shape[-1],
             run.start,
             run.source,
             len(run),
@@ -120,9 +170,7 @@ class NativeStorage(Storage):
         return self.values, self.value_scales
 
 
-def _spread(
-    scales: Float[Tensor, "layers kv_heads slots ..."], head_dim: int, *, dim: int
-) -> Float[Tensor, "layers kv_heads slots ..."]:
+def _spread(scales: Float[Tensor, "..."], head_dim: int, *, dim: int) -> Float[Tensor, "..."]:
     """Repeat the scale of each group for the numbers of the group."""
     return scales.repeat_interleave(SCALED, dim=dim).narrow(dim, 0, head_dim)
 

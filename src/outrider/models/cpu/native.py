@@ -25,13 +25,16 @@ from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
 from outrider.kernels import library, pool
 from outrider.kernels.forking import Exclusive
 from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.eviction.cache import CompressedCache
 from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.batch import RowArrays, following
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import CACHE_DTYPES, NativeCache, current
+from outrider.models.cpu.compressed import NativeCompressedCache
 from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
@@ -214,6 +217,8 @@ class NativeDecoder(OwnModel):
         return ids
 
     def _fresh_cache(self) -> NativeCache:
+        if self._compression is not None:
+            return NativeCompressedCache(self._layout, self._compression)
         return NativeCache(self._layout)
 
     def _borrowed(self, cache: DecoderCache) -> BorrowedNativeCache:
@@ -266,8 +271,9 @@ class NativeDecoder(OwnModel):
         if not segments:
             return []
         caches = [current(s.cache, self._version, self.info.name) for s in segments]
-        feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
         with self._lock.held:
+            self._read_to_points(caches)
+            feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
             return self._run(feeds, caches)
 
     def write_chains(
@@ -290,11 +296,12 @@ class NativeDecoder(OwnModel):
         if depth < 1:
             return NO_IDS
         cache = current(segment.cache, self._version, self.info.name)
+        self._read_to_points([cache])
         last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
         feed = cache.feed(segment, as_ids([last]))
         rows = len(feed.tokens)
         last_place = int(feed.positions[-1]) + cache.places.lag
-        depth = min(depth, self.config.context_length - last_place)
+        depth = min(depth, self.info.context_length - last_place)
         arrays = self._rows if rows <= _FEW else RowArrays(rows)
         self._prepare(arrays, [feed], [cache], ahead=depth)
         logits = torch.empty(self._stride)
@@ -321,8 +328,14 @@ class NativeDecoder(OwnModel):
         tokens = written[:count].astype(np.int64)
         read = tokens if trouble.value < 0 else tokens[:-1]
         if len(read):
+            planned = cache.num_speculative
             cache.feed(Segment(cache, read), NO_IDS)
+            if isinstance(cache, NativeCompressedCache):
+                cache.unasked(planned)
         return tokens
+
+    def _read_parts(self, feeds: Sequence[Feed], caches: Sequence[CompressedCache]) -> None:
+        self._run(feeds, [narrowed(cache, NativeCache, self.info.name) for cache in caches])
 
     def _run(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> list[Rows]:
         rows = sum(len(feed.tokens) for feed in feeds)

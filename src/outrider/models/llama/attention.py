@@ -9,7 +9,7 @@ from torch import Tensor
 
 from outrider.core.types import BoolArray
 from outrider.models.caches.bookkeeping import Feed
-from outrider.models.caches.kv_cache import DecoderCache, Storage
+from outrider.models.caches.kv_cache import Asked, DecoderCache, Storage
 from outrider.models.caches.masks import visible_slots, within_window
 
 _FEW_ROWS = 16
@@ -29,13 +29,15 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One text in a batch: its packed rows, slots, storage, and its reach for each window."""
+    """One text in a batch: its packed rows, slots, storage, and its reach for each window; and the
+    queries that a policy of its cache asks for."""
 
     rows: slice
     start: int
     end: int
     storage: Storage
     reaches: dict[int | None, Reach]
+    asked: Asked | None = None
 
 
 def visible(feed: Feed, cache: DecoderCache, window: int | None) -> BoolArray:

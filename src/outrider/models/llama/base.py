@@ -12,8 +12,11 @@ from torch import Tensor
 
 from outrider.core.errors import OptionError, StrategyError
 from outrider.core.layers import LayerSet
-from outrider.core.types import IntArray, Piece, Prompt, Rows
+from outrider.core.types import Exactness, IntArray, Piece, Prompt, Rows
+from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.borrowed import Borrowed, BorrowedCache, not_lent
+from outrider.models.caches.eviction.cache import CompressedCache, Compression
+from outrider.models.caches.eviction.policy import UNBOUNDED, KvPolicy, Shape
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
@@ -103,9 +106,9 @@ class OwnModel:
         return self
 
     @property
-    def segmented(self) -> Segmented:
-        """The model itself: it can rearrange its caches."""
-        return self
+    def segmented(self) -> Segmented | None:
+        """The model itself: it can rearrange its caches, unless a policy drops rows of them."""
+        return self if self._compression is None else None
 
     @property
     def hidden_states(self) -> HiddenStates:
@@ -157,6 +160,58 @@ class OwnModel:
         """Return the rows of the output head for these tokens, in float32."""
 
     # -- caches -----------------------------------------------------------------------------
+
+    _compression: Compression | None = None
+
+    def under(self: M, policy: KvPolicy) -> M:
+        """Return the model with caches under a policy (`models/caches/eviction`); it shares the
+        weights.
+
+        Raises:
+            OptionError: the policy does not fit the model.
+        """
+        config, other = self.config, copy(self)
+        shape = Shape(
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            reads_all=tuple(window is None for window in config.windows),
+            context_length=config.context_length,
+            find_fingerprint=lambda: self.info.fingerprint,
+        )
+        policy.begin(shape)  # for its checks
+        rope = replace(config.rope, amplitude=1.0)  # keys that are moved have their length already
+        other._compression = Compression(policy=policy, shape=shape, angles=rope.turns)
+        longest = UNBOUNDED if policy.moves else config.context_length
+        other._layout = layout = replace(self._layout, context_length=longest)
+        other.info = replace(
+            self.info,
+            context_length=longest,
+            whole_prompts=not policy.reads_texts,
+            exactness=Exactness.LOSSY,
+            kv_policy=str(policy),
+            find_bytes_per_token=lambda: layout.bytes_per_token,
+        )
+        return other
+
+    def _read_to_points(self, caches: Sequence[DecoderCache]) -> None:
+        """Read pending tokens up to the points at which policies act, in forwards of their own."""
+        if self._compression is None:
+            return
+        while True:
+            parts = [
+                (c, part) for c in caches if isinstance(c, CompressedCache) and (part := c.part())
+            ]
+            if not parts:
+                return
+            self._read_parts([feed for _, feed in parts], [cache for cache, _ in parts])
+            for cache, _ in parts:
+                cache.advance()
+
+    @abstractmethod
+    def _read_parts(self, feeds: Sequence[Feed], caches: Sequence[CompressedCache]) -> None:
+        """Read rows of which nothing is returned."""
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
@@ -245,6 +300,8 @@ class OwnModel:
         return BorrowedCache(cache)
 
     def _fresh_cache(self) -> DecoderCache:
+        if self._compression is not None:
+            return CompressedCache(self._layout, self._compression)
         return DecoderCache(self._layout)
 
     def _own(self, cache: Cache | None) -> DecoderCache | None:

@@ -114,6 +114,7 @@ class Decoder(OwnModel):
         if not segments:
             return []
         caches = [narrowed(s.cache, DecoderCache, self.info.name) for s in segments]
+        self._read_to_points(caches)
         feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
         hidden = self._read(feeds)
         wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
@@ -138,6 +139,13 @@ class Decoder(OwnModel):
         states[self.num_layers] = hidden
         stacked = torch.stack([states.get(layer, hidden) for layer in watched])
         return with_states(out, caches, watched, stacked)
+
+    def _read_parts(self, feeds: Sequence[Feed], caches: Sequence[DecoderCache]) -> None:
+        kept, states = self._keeps, dict[int, Tensor]()
+        hidden = self._pass(self._read(feeds), self._batch(feeds, caches), kept, states)
+        if kept:
+            states[self.num_layers] = rms_norm(hidden, self.weights.norm, self.config.norm_eps)
+            self._store(feeds, caches, torch.stack([states[layer] for layer in kept], dim=1))
 
     def _pass(
         self,
@@ -237,5 +245,6 @@ class Decoder(OwnModel):
             start=feed.start,
             end=feed.end,
             storage=cache.storage,
+            asked=cache.asked,
             reaches={window: reach(feed, cache, window) for window in set(self.config.windows)},
         )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from outrider.models.caches.eviction.storage import CompressedStorage
 from outrider.models.llama.attention import Part, attend, soft_cap
 from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.rope import rotate
@@ -105,6 +106,11 @@ class DecoderLayer:
     def _attend(self, part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Write the keys and values of one text to its cache, then attend to the visible slots."""
         rows, reach = part.rows, part.reaches[self.window]
+        if part.asked is not None:
+            own = queries[rows][torch.from_numpy(part.asked.rows)] * self.config.attention_scale
+            part.asked.queries[:, self.index] = own
+        if isinstance(part.storage, CompressedStorage):
+            return self._attend_planes(part, part.storage, queries, keys, values)
         stored_keys = part.storage.keys[self.index]
         stored_values = part.storage.values[self.index]
         stored_keys[:, part.start : part.end] = keys[rows].transpose(0, 1)
@@ -117,6 +123,40 @@ class DecoderLayer:
             self.config.attention_scale,
             self.config.scales.attention_cap,
         )
+
+    def _attend_planes(
+        self,
+        part: Part,
+        storage: CompressedStorage,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """`_attend` for a cache whose heads hold different rows."""
+        rows, reach = part.rows, part.reaches[self.window]
+        group, config, out = self.config.num_heads // self.config.num_kv_heads, self.config, []
+        for head in range(config.num_kv_heads):
+            plane = self.index * config.num_kv_heads + head
+            own_keys, own_values = storage.plane(plane)
+            shift, dropped = int(storage.planes.shift[plane]), storage.planes.end
+            start, end = part.start + shift, part.end + shift
+            own_keys[start:end] = keys[rows, head]
+            own_values[start:end] = values[rows, head]
+            first, mask = reach.first + shift if self.window is not None else 0, reach.mask
+            if mask is not None and self.window is None:  # all rows that are kept are visible
+                behind = mask[:, dropped - reach.first :]
+                mask = torch.cat((behind.new_zeros(len(behind), dropped + shift), behind), dim=1)
+            out.append(
+                attend(
+                    queries[rows, head * group : (head + 1) * group],
+                    own_keys[None, first:end],
+                    own_values[None, first:end],
+                    mask,
+                    config.attention_scale,
+                    config.scales.attention_cap,
+                )
+            )
+        return torch.cat(out, dim=-1)
 
 
 def feed_forward(

@@ -1,1 +1,1 @@
-"""Policies that decide which keys and values stay in a cache."""
+"""Policies that decide which rows of a text a cache keeps, for each layer and key-value head."""

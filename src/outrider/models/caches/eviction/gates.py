@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from outrider.core.checks import Range
-from outrider.core.errors import CheckpointError, OptionError, StrategyError, one_line, writing
+from outrider.core.errors import OptionError, one_line, writing
 from outrider.core.values import JsonValue
 
 FORMAT = "outrider-gates-1"
 """The value of `format` in the metadata of a file."""
+RANDOM = "random"
+"""The method of gates that fit every model of their shape."""
 _TENSOR = "gates"
 _TRAIN = "Train gates for this model: outrider train gates"
 _NO_FILE = "Give a file that outrider train gates has written"
@@ -46,10 +48,10 @@ class Gates:
     """
 
     values: Float32[ndarray, "layers kv_heads"]
-    method: str
-    fingerprint: str
-    sinks: int
-    recent: int
+    method: str = RANDOM
+    fingerprint: str = ""
+    sinks: int = 0
+    recent: int = 0
     facts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     def __post_init__(self) -> None:
@@ -67,44 +69,33 @@ class Gates:
         object.__setattr__(self, "values", values)
 
     @classmethod
-    def random(
-        cls,
-        layers: int,
-        kv_heads: int,
-        seed: int,
-        *,
-        fingerprint: str = "",
-        sinks: int = 0,
-        recent: int = 0,
-    ) -> "Gates":
+    def random(cls, layers: int, kv_heads: int, seed: int) -> "Gates":
         """Return gates drawn uniformly from 0 to 1: the baseline of trained ones."""
         drawn = np.random.default_rng(seed).random((layers, kv_heads), dtype=np.float32)
-        return cls(
-            values=drawn, method="random", fingerprint=fingerprint, sinks=sinks, recent=recent
-        )
+        return cls(values=drawn)
 
     @classmethod
     def load(cls, path: str | Path) -> "Gates":
         """Read a file of `save`.
 
         Raises:
-            CheckpointError: it is missing, damaged or holds something else.
+            OptionError: it is missing, damaged or holds something else.
         """
         place = Path(path)
         if not place.is_file():
-            raise CheckpointError(f"there is no file of gates at {place}", hint=_NO_FILE)
+            raise OptionError(f"there is no file of gates at {place}", hint=_NO_FILE)
         try:
             with safe_open(place, framework="numpy") as file:
                 about: dict[str, str] = file.metadata() or {}
                 if about.get("format") != FORMAT or list(file.keys()) != [_TENSOR]:
-                    raise CheckpointError(f"{place} holds no gates", hint=_NO_FILE)
+                    raise OptionError(f"{place} holds no gates", hint=_NO_FILE)
                 values = file.get_tensor(_TENSOR)
         except (SafetensorError, OSError, TypeError) as error:
-            raise CheckpointError(
+            raise OptionError(
                 f"{place} is no safetensors file: {one_line(str(error))[:100]}", hint=_NO_FILE
             ) from None
         if values.dtype != np.float32:
-            raise CheckpointError(f"the gates in {place} are {values.dtype}", hint=_NO_FILE)
+            raise OptionError(f"the gates in {place} are {values.dtype}", hint=_NO_FILE)
         try:
             return cls(
                 values=values,
@@ -115,10 +106,10 @@ class Gates:
                 facts=_facts(about["facts"]),
             )
         except KeyError as error:
-            raise CheckpointError(f"{place} lacks {error.args[0]}", hint=_NO_FILE) from None
+            raise OptionError(f"{place} lacks {error.args[0]}", hint=_NO_FILE) from None
         except (OptionError, ValueError, RecursionError) as error:
             problem = error.problem if isinstance(error, OptionError) else "a faulty number"
-            raise CheckpointError(f"{place} is damaged: {problem}", hint=_NO_FILE) from None
+            raise OptionError(f"{place} is damaged: {problem}", hint=_NO_FILE) from None
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, completely or not at all.
@@ -145,7 +136,7 @@ class Gates:
             os.replace(part, place)
 
     def check(self, fingerprint: str, layers: int, kv_heads: int) -> None:
-        """Check that the gates belong to a model.
+        """Check that the gates belong to a model; random ones belong to every one of their shape.
 
         Args:
             fingerprint: `ModelInfo.fingerprint` of the model.
@@ -153,16 +144,16 @@ class Gates:
             kv_heads: its number of KV heads.
 
         Raises:
-            StrategyError: they were trained for another model, or have another shape.
+            OptionError: they were trained for another model, or have another shape.
         """
-        if self.fingerprint != fingerprint:
-            raise StrategyError(
+        if self.method != RANDOM and self.fingerprint != fingerprint:
+            raise OptionError(
                 f"the gates were trained for another model ({self.fingerprint[:12] or 'none'}, "
                 f"and this one is {fingerprint[:12]})",
                 hint=_TRAIN,
             )
         if self.values.shape != (layers, kv_heads):
-            raise StrategyError(
+            raise OptionError(
                 f"the gates are for {self.values.shape[0]} layers of {self.values.shape[1]} KV "
                 f"heads, the model has {layers} of {kv_heads}",
                 hint=_TRAIN,
@@ -171,8 +162,7 @@ class Gates:
     def full_heads(self, sparsity: float) -> Bool[ndarray, "layers kv_heads"]:
         """Return which heads keep the whole text: the largest `1 - sparsity` of the gates.
 
-        The number of the others is rounded down. Of equal gates, those of lower layers and heads
-        stay.
+        The number of the others is rounded. Of equal gates, those of lower layers and heads stay.
 
         Args:
             sparsity: share of the heads that keep sinks and recent tokens only, from 0 to 1.
@@ -182,8 +172,7 @@ class Gates:
         """
         Range(0, 1, hint="Give a share from 0 to 1").check("sparsity", sparsity)
         order = np.argsort(-self.values.ravel(), kind="stable")
-        # A share such as 0.7 of 10 is 7, although the product of floats may be a little less.
-        dropped = int(sparsity * self.values.size + 1e-9)
+        dropped = round(sparsity * self.values.size)
         full = np.zeros(self.values.size, dtype=np.bool_)
         full[order[: self.values.size - dropped]] = True
         return full.reshape(self.values.shape)
