@@ -94,7 +94,7 @@ def _held_out(given: argparse.Namespace, model: Gated, tokenizer: Tokenizer) -> 
         names = json.loads(kept.read_text())
     else:
         while len(names) < given.problems and tried < given.attempts:
-            drawn = [f"held out/{tried + i}" for i in range(32)]
+            drawn = [f"held out/{tried + i}" for i in range(given.problems)]
             names += solved_names(drawn, given.tasks, given.facts, model, tokenizer)
             tried += len(drawn)
         print(f"{len(names)} of {tried} held-out problems are solved with full attention")
