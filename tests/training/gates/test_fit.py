@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from outrider.core.errors import OptionError
 from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.rlkv import RLKV
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import Linear
 from outrider.training.core.loop import StopSignal, TrainingStopped
@@ -254,6 +255,7 @@ def test_the_files_of_a_run_fit_their_model_alone(
         gates = Gates.load(file)
         gates.check(info.fingerprint, 2, 2)
         assert (gates.method, gates.sinks, gates.recent) == (method, 1, 3)
+        assert np.array_equal(RLKV(gates=str(file)).loaded.values, gates.values)
         assert gates.facts["steps"] == 2 and gates.facts["tasks"] == ["codes", "places"]
         with pytest.raises(OptionError, match="another model"):
             gates.check("b" * 64, 2, 2)
