@@ -32,6 +32,8 @@ from outrider.training.gates.problems import Problem
 from outrider.training.gates.train import train_gates
 from tests.models.setups.make_checkpoints import make_checkpoint
 
+pytestmark = [pytest.mark.method("rlkv"), pytest.mark.method("duo")]
+
 NEEDED = (0, 1)
 """The only head of `planted` that reaches the output: layer 0, KV head 1."""
 
