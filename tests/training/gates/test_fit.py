@@ -248,7 +248,12 @@ def test_the_files_of_a_run_fit_their_model_alone(
         calls.extend(names)
         return names[::2]
 
+    def counted(method: str, model: Gated, problems: list[Problem], *rest: object) -> torch.Tensor:
+        assert len(problems) == 9
+        return fit(method, model, problems, *rest)  # type: ignore
+
     monkeypatch.setattr(train, "solved_names", all_solved)
+    monkeypatch.setattr(train, "fit", counted)
     files = train_gates(config, out=tmp_path / "run", report=said.append)
     assert list(files) == ["rlkv", "duo"] and calls == [f"0/{i}" for i in range(32)]
     assert "solves 50% of 32 problems" in said[1]
