@@ -203,6 +203,27 @@ def bottleneck(
         train_bottleneck(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def gates(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/gates/tiny.toml.")],
+    out: RunFolder = None,
+) -> None:
+    """Train gates: which KV heads of a target need the whole text (RLKV and DuoAttention).
+
+    The target answers problems that it solves; heads whose answers stay right without the whole
+    text get low gates. The target itself stays as it is.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
+
+    For example:
+
+      outrider train gates configs/gates/tiny.toml --out runs/gates
+    """
+    from outrider.training.gates.train import train_gates
+
+    with _stoppable():
+        train_gates(config, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

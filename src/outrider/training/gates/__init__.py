@@ -1,0 +1,1 @@
+"""Training of gates: which KV heads of a frozen model need the whole text."""
