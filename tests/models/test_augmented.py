@@ -173,7 +173,11 @@ def test_removing_the_latents_restores_the_cache(pair: tuple[Any, Any]) -> None:
     assert torch.equal(found, rows_after(base, fresh, IDS[11:]))
 
 
-@pytest.mark.parametrize("longer", [IDS[:20], (*IDS[:6], 5, 6), IDS[:12], (9, *IDS[:5])])
+@pytest.mark.parametrize(
+    "longer",
+    [IDS[:20], (*IDS[:6], 5, 6), IDS[:12], (9, *IDS[:5]), (*IDS[:11], 0, 0, 0, 0, 9)],
+    ids=["longer", "other end", "the same", "another", "the filler itself"],
+)
 def test_a_later_prompt_reuses_only_rows_before_the_latents(
     pair: tuple[Any, Any], longer: tuple[int, ...]
 ) -> None:
@@ -181,7 +185,11 @@ def test_a_later_prompt_reuses_only_rows_before_the_latents(
     old = begun(model, IDS[:12])
     rows_after(model, old, IDS[12:15])
     old.commit(IDS[12:15])
+    shared = 11 if longer[:11] == IDS[:11] else 6 if longer[:6] == IDS[:6] else 0
+    before = old.keys[:, :, : max(shared - 1, 0)].clone()  # the last token is read again
     again, fresh = begun(model, longer, old), begun(model, longer)
+    assert (again is old) == (shared > 0)  # the prefix is not read again
+    assert torch.equal(again.keys[:, :, : before.shape[2]], before)
     assert list(again.text) == list(fresh.text)
     check_same(model, again.keys, fresh.keys)
     check_same(model, rows_after(model, again, (4, 5)), rows_after(model, fresh, (4, 5)))
