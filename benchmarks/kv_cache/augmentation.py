@@ -1,7 +1,7 @@
 """What latents in the cache are worth: the loss of the next tokens, with equal training.
 
     python -m benchmarks.kv_cache.augmentation configs/coprocessor/tiny.toml --data DIR \\
-        --out runs/augmentation --steps 600
+        --out runs/augmentation --steps 120
 
 Variants, each trained on the same texts and places for the same number of steps:
 
@@ -15,6 +15,7 @@ Variants, each trained on the same texts and places for the same number of steps
 All are measured on the same places of held-out texts: the loss of each of the next tokens, by its
 distance from the place. Differences to `base` are paired; whole texts are drawn for the intervals.
 A training continues where it was stopped; a variant that is not trained to the end is left out.
+Losses are kept beside the checkpoints, by the tokens of the training.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import torch
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.search.intervals import shown
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor
 
 from outrider.models.llama.decoder import Decoder
@@ -46,7 +48,7 @@ from outrider.training.coprocessor.train import prepared
 from outrider.training.core.config import read_table
 from outrider.training.core.loop import run_in
 from outrider.training.core.pairs import folder_of
-from outrider.training.core.state import load_checkpoint
+from outrider.training.core.state import load_checkpoint, save_tensors
 
 COUNTS = (4, 16)
 TRAINED = (*(f"{form}-{n}" for form in ("coprocessor", "prompt") for n in COUNTS), "lora")
@@ -123,7 +125,10 @@ def train(
 def measured(
     variant: str, recipe: CoprocessorRecipe, target: Decoder, corpus: Path, folder: Path
 ) -> Losses | None:
-    """The losses of a variant; None if it is not trained to the end."""
+    """The losses of a variant, which are kept; None if it is not trained to the end."""
+    kept = folder / f"losses-{recipe.stage.tokens}.safetensors"
+    if kept.is_file():
+        return load_file(kept)
     augmenter = made(variant, recipe, target)
     if variant in TRAINED:
         file = folder / "coprocessor.safetensors"
@@ -135,7 +140,9 @@ def measured(
     texts = held_out_traces(corpus, recipe)
     if not form_of(variant)[1]:
         texts = {name: without_latents(own) for name, own in texts.items()}
-    return {name: held_out_losses(augmenter, own) for name, own in texts.items()}
+    found = {name: held_out_losses(augmenter, own) for name, own in texts.items()}
+    save_tensors(kept, found)
+    return found
 
 
 def trained_numbers(variant: str, recipe: CoprocessorRecipe, target: Decoder) -> int:
