@@ -126,7 +126,7 @@ def measured(
     variant: str, recipe: CoprocessorRecipe, target: Decoder, corpus: Path, folder: Path
 ) -> Losses | None:
     """The losses of a variant, which are kept; None if it is not trained to the end."""
-    kept = folder / f"losses-{recipe.stage.tokens}.safetensors"
+    kept = folder / f"losses-{recipe.stage.tokens}-{recipe.held_out}.safetensors"
     if kept.is_file():
         return load_file(kept)
     augmenter = made(variant, recipe, target)
@@ -190,8 +190,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--variants", default=",".join(TRAINED), help="which to train")
     parser.add_argument("--only-measure", action="store_true")
+    parser.add_argument("--measured", default=",".join((*UNTRAINED, *TRAINED)))
+    parser.add_argument("--held-out", type=int, default=24, help="texts of each domain")
     given = parser.parse_args()
-    recipe = read_table(given.config, CoprocessorRecipe)
+    recipe = replace(read_table(given.config, CoprocessorRecipe), held_out=given.held_out)
     source = folder_of(recipe.target, "target")
     corpus = prepared(recipe, given.data, source, given.out)
     target = Decoder.load(source)
@@ -201,8 +203,8 @@ def main() -> None:
             train(name, recipes[name], target, corpus, given.out / name)
     torch.set_num_threads(max(recipe.threads, 1))
     records: dict[str, Losses] = {}
-    for name, own in recipes.items():
-        found = measured(name, own, target, corpus, given.out / name)
+    for name in given.measured.split(","):
+        found = measured(name, recipes[name], target, corpus, given.out / name)
         if found is not None:
             records[name] = found
     base, rows = records["base"], dict[str, dict[str, str]]()
