@@ -17,6 +17,7 @@ from outrider.drafters.layers.skip import EvenSkip
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.cuda.decoder import StaticDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import Adapter, with_adapter
 from outrider.models.tabular import TabularModel
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.method("augmented"), pytest.mark.usefixtures("unchecke
 
 IDS = tuple((7 * i * i + 3) % 280 for i in range(30))
 LATENTS = 5
-KINDS = ("decoder", "native")
+KINDS = ("decoder", "native", "static")
 
 
 def adapted(source: Path, folder: Path) -> Path:
@@ -57,6 +58,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]
     )
     changed = with_adapter(open_checkpoint(source), Adapter.load(adapted(source, folder / "a")))
     found: dict[str, tuple[Any, Any]] = {"decoder": (Decoder.load(source), Decoder.load(changed))}
+    found["static"] = (StaticDecoder.load(source), StaticDecoder.load(changed))
     if kernels.available():
         exact: Any = {"dtype": torch.float32, "threads": 1}
         models = (NativeDecoder.load(source, **exact), NativeDecoder.load(changed, **exact))

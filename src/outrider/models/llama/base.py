@@ -210,7 +210,7 @@ class OwnModel:
         other._keep(kept)
         return other
 
-    def reading(self: M, owner: "OwnModel") -> M:
+    def reading(self, owner: "OwnModel") -> "OwnModel":
         """Return the model over the caches of `owner`, which has the same shape and other weights.
 
         It reads rows that `owner` has computed, and writes only to caches that it borrows.
@@ -224,8 +224,10 @@ class OwnModel:
                 f"{self.info.name} cannot read caches of {owner.info.name}: their shapes differ",
                 hint="Use models of the same shape",
             )
-        other = copy(self)
-        other._layout = theirs
+        every = LayerSet.of_layers(self.num_layers, range(self.num_layers))
+        other = self.subset(every)  # a subset reads caches that it has borrowed, in every runner
+        assert isinstance(other, OwnModel)  # a runner makes parts of its own kind
+        other._layout, other.info = theirs, self.info
         other._keep(())
         return other
 
