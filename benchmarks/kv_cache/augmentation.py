@@ -13,7 +13,8 @@ Variants, each trained on the same texts and places for the same number of steps
 - `lora`: no latents; an adapter of the same rank is added to the target itself.
 
 All are measured on the same places of held-out texts: the loss of each of the next tokens, by its
-distance from the place. Differences to `base` are paired; whole texts are drawn for the intervals.
+distance from the place. Differences to `base`, and of the
+coprocessor to prompt tuning, are paired; whole texts are drawn for the intervals.
 A training continues where it was stopped; a variant that is not trained to the end is left out.
 Losses are kept beside the checkpoints, by the tokens of the training.
 """
@@ -220,6 +221,12 @@ def main() -> None:
     print(table(rows, ["trained", "loss", "all"]))
     print(table(rows, [str(distance) for distance in DISTANCES]))
     print(table(rows, list(base)))
+    for count in COUNTS:
+        ours, others = records.get(f"coprocessor-{count}"), records.get(f"prompt-{count}")
+        if ours is not None and others is not None:
+            print(
+                f"coprocessor-{count} less prompt-{count}:", compared(ours, others, recipe.points)
+            )
 
 
 if __name__ == "__main__":
