@@ -221,7 +221,7 @@ def main() -> None:
     print(table(rows, ["trained", "loss", "all"]))
     print(table(rows, [str(distance) for distance in DISTANCES]))
     print(table(rows, list(base)))
-    for count in COUNTS:
+    for count in COUNTS:  # the same rows, and whether they depend on the text
         ours, others = records.get(f"coprocessor-{count}"), records.get(f"prompt-{count}")
         if ours is not None and others is not None:
             print(
