@@ -22,6 +22,7 @@ from outrider.guidance.classifier_free import guided
 from outrider.guidance.mixed import Mixed
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.image_model import VisionLanguageModel
+from outrider.models.wrappers.augmented import AugmentedModel
 from outrider.models.wrappers.foreign import ForeignModel
 from outrider.models.wrappers.passing import ModelWrapper
 from outrider.models.wrappers.skipping import SkippingModel
@@ -83,6 +84,10 @@ WRAPPERS: dict[type, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     SkippingModel: (skipping, lambda: long_prompt()),
     ForeignModel: (
         lambda inner: ForeignModel(inner, own=MagicMock(), target=MagicMock(), target_size=64),
+        lambda: long_prompt(),
+    ),
+    AugmentedModel: (
+        lambda inner: AugmentedModel(inner, inner, torch.empty(0, 1)),
         lambda: long_prompt(),
     ),
 }

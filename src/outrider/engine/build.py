@@ -39,6 +39,8 @@ from outrider.models.loading import ModelSource, check_adapter, load_model, toke
 from outrider.models.memory import Demand, plan_memory, planned_dtype
 from outrider.models.sources.families import families_folder
 from outrider.models.sources.finding import local_folder
+from outrider.models.wrappers.augmented import AugmentedModel
+from outrider.models.wrappers.coprocessor import Coprocessor
 from outrider.models.wrappers.skipping import skipping
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
@@ -79,6 +81,8 @@ def build(
     selection = reading.config(len(tiers) - 1)
     recipe = reading.recipe
     changes = recipe is not None or reading.layer_skipping != 1.0 or selection is not None
+    coprocessor = _coprocessor(reading.coprocessor, models, tiers[0][1])
+    changes = changes or coprocessor is not None
     if head is not None:
         check_alone(head, changes)
     ships = len(tiers) == 1 and head is None and models.draft is None and not changes
@@ -89,6 +93,9 @@ def build(
     if recipe is not None:
         demands[0] = replace(demands[0], texts=recipe.readings)
         demands += [_demand(*role, runtime, dtype) for role in _roles(recipe)]
+    if coprocessor is not None:
+        weights = _demand("coprocessor", tiers[0][1], runtime, dtype)
+        demands.append(replace(weights, cache=0))  # it reads the target's
     if head is not None:
         demands.append(head_demand(head))
     plan_memory(demands, context=runtime.planned_context, device=device)
@@ -116,6 +123,10 @@ def build(
     speculation.check_tiers(len(loaded))
     learner = learning.learner(tiers[-1][1], loaded[-1])
     loaded[0] = skipping(loaded[0], reading.layer_skipping)
+    if coprocessor is not None:
+        adapted = {"coprocessor": coprocessor.folder}
+        [other] = _loaded(models, [("coprocessor", tiers[0][1])], runtime, device, adapted)
+        loaded[0] = AugmentedModel(loaded[0], other, coprocessor.soft, coprocessor.scale)
     if recipe is not None:
         loaded[0] = guided_target(recipe, loaded[0], codec, models, runtime)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
@@ -133,6 +144,30 @@ def build(
         selection=selection,
         guidance=recipe,
     )
+
+
+def _coprocessor(
+    folder: str | Path | None, models: Models, target: ModelSource
+) -> Coprocessor | None:
+    """Read a coprocessor, and check that it fits the target, without reading weights of that.
+
+    Raises:
+        OptionError: the target is already built, or has an adapter.
+        CheckpointError: files are missing or damaged, or were trained for another model.
+    """
+    if folder is None:
+        return None
+    found = Coprocessor.read(folder)
+    if models.adapter is not None:
+        raise OptionError(
+            f"the coprocessor {folder} is trained for the target without an adapter, and there is "
+            f"one: {models.adapter}",
+            hint="Leave out one of the two",
+        )
+    check_adapter(target, found.folder)
+    assert isinstance(target, str | Path)  # an adapter is refused elsewhere
+    found.check_made_for(open_checkpoint(local_folder(target)).fingerprint, str(target))
+    return found
 
 
 def _roles(recipe: Recipe) -> list[tuple[str, ModelSource]]:

@@ -56,6 +56,7 @@ def load(
     selection_on: str = "target",
     guidance: GivenGuidance = 1.0,
     layer_skipping: float = 1.0,
+    coprocessor: str | Path | None = None,
     learn: str | Learner | None = None,
     learn_folder: str | Path | None = None,
     adapter: str | Path | None = None,
@@ -137,6 +138,10 @@ def load(
         layer_skipping: factor by which the layers that run for a token of the answer are reduced
             (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text differs
             from that of the full model. Prompts pass all layers.
+        coprocessor: the folder that `outrider train coprocessor` writes: behind each prompt,
+            latents are written into the target's cache (`models/wrappers/augmented.py`). The
+            guarantee of `mode` refers to the text of the target with latents, which differs from
+            that without them. It needs a second copy of the target's weights.
         learn: what is learned while requests run: `osd`, with options such as `osd(rate=3e-4)`,
             trains the draft model at the places where the target corrects it (Online Speculative
             Decoding; `Generator.learner`); or a `Learner`. The guarantee of `mode` stays.
@@ -153,8 +158,8 @@ def load(
         profile: what `outrider tune` measured: a `Profile`, its file, `none`, or `auto`: one in the
             cache that was measured for these models, options and this machine. `auto` uses one only
             if nothing is chosen about drafting: mode, drafter, rule, policy, lengths, `learn`,
-            `selection`, `guidance`, `adapter`, policies of caches. `Generator.profile` is what is
-            used.
+            `selection`, `guidance`, `adapter`, `coprocessor`, policies of caches.
+            `Generator.profile` is what is used.
         **unknown: refused; the message suggests the nearest name above.
 
     Raises:
@@ -202,6 +207,7 @@ def load(
         selection_on=selection_on,
         guidance=guidance,
         layer_skipping=layer_skipping,
+        coprocessor=coprocessor,
     )
     learning = Learning(learn=learn, learn_folder=learn_folder)
     used, speculation = profile_for(profile, models, speculation, runtime, reading, learning)

@@ -146,20 +146,28 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Options for what models read: selection, guidance and layer skipping.
+    """Options for what models read: selection, guidance, layer skipping and a coprocessor.
 
     Raises:
-        OptionError: a number out of range.
+        OptionError: a number out of range, or a coprocessor beside another one of these.
     """
 
     selection: GivenSelection = None
     selection_on: str = "target"
     guidance: GivenGuidance = 1.0
     layer_skipping: float = 1.0
+    coprocessor: str | Path | None = None
 
     def __post_init__(self) -> None:
-        recipe_of(self.guidance)
+        recipe = recipe_of(self.guidance)
         check_speedup(self.layer_skipping)
+        others = recipe is not None or self.layer_skipping != 1.0 or self.selection is not None
+        if self.coprocessor is not None and others:
+            raise OptionError(
+                "a coprocessor is trained for the plain target, but a selection, guidance or layer "
+                "skipping changes what the target reads",
+                hint="Leave out one of the two",
+            )
 
     @property
     def recipe(self) -> Recipe | None:

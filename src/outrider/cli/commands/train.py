@@ -224,6 +224,31 @@ def gates(
         train_gates(config, out=out, report=_say)
 
 
+@train.command()
+def coprocessor(
+    config: Annotated[
+        Path, typer.Argument(help="A TOML file, such as configs/coprocessor/tiny.toml.")
+    ],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Train a coprocessor: an adapter and soft tokens that write latents behind a prompt.
+
+    The latents lie in the cache of the frozen target and lower the loss of its next tokens. With
+    them, the target writes other texts than without.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
+
+    For example:
+
+      outrider train coprocessor configs/coprocessor/tiny.toml --data data --out runs/latents
+      outrider generate "Hello" --coprocessor runs/latents/tiny-coprocessor
+    """
+    from outrider.training.coprocessor.train import train_coprocessor
+
+    with _stoppable():
+        train_coprocessor(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

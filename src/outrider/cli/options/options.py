@@ -248,6 +248,15 @@ class Speculation:
             "1, which skips none.",
         ),
     ] = None
+    coprocessor: Annotated[
+        Path | None,
+        option(
+            panel="Speculation",
+            metavar="FOLDER",
+            help="What `outrider train coprocessor` wrote: latents are added to the target's cache "
+            "behind each prompt. The text differs from that without them.",
+        ),
+    ] = None
     context_length: Annotated[
         int | None,
         option(

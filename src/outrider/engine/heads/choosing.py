@@ -164,11 +164,12 @@ def _is_named(folder: Path, tokenizer: Tokenizer) -> bool:
 
 
 def check_alone(chosen: Chosen, changed: bool) -> None:
-    """Raise `OptionError` for a head beside guidance, selection or layer skipping."""
+    """Raise `OptionError` for a head beside guidance, selection, layer skipping or a
+    coprocessor."""
     if changed:
         raise OptionError(
-            f"the head {chosen.folder} reads states of the plain target, but guidance, a selection "
-            "or layer skipping changes what the target reads",
+            f"the head {chosen.folder} reads states of the plain target, but guidance, selection, "
+            "layer skipping or a coprocessor changes what the target reads",
             hint="Leave out one of the two",
         )
 

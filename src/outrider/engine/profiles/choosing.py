@@ -129,6 +129,8 @@ def _chosen(
     """Name what the user has chosen that a profile does not know; None: nothing."""
     if replace(speculation, guard=Speculation.guard) != Speculation():  # it fits every profile
         return "options of drafting"
+    if reading.coprocessor is not None:
+        return "a coprocessor"
     if reading != Reading():
         return "a selection, guidance or layer skipping"
     if runtime.caching != Caching():

@@ -39,6 +39,9 @@ from outrider.protocols import (
 
 M = TypeVar("M", bound="OwnModel")
 
+_SHAPE = ("num_layers", "num_kv_heads", "head_dim", "context_length", "device")
+"""Fields of a layout that two models must share to read the same caches."""
+
 
 def cache_layout(
     config: DecoderConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
@@ -267,6 +270,27 @@ class OwnModel:
         other._layout = layout = replace(self._layout, kept=kept, hidden=self.width)
         other.info = replace(self.info, find_bytes_per_token=lambda: layout.bytes_per_token)
         other._keep(kept)
+        return other
+
+    def reading(self, owner: "OwnModel") -> "OwnModel":
+        """Return the model over the caches of `owner`, which has the same shape and other weights.
+
+        It reads rows that `owner` has computed, and writes only to caches that it borrows.
+
+        Raises:
+            StrategyError: the shapes of the caches differ.
+        """
+        own, theirs = self._layout, owner._layout
+        if any(getattr(own, name) != getattr(theirs, name) for name in _SHAPE):
+            raise StrategyError(
+                f"{self.info.name} cannot read caches of {owner.info.name}: their shapes differ",
+                hint="Use models of the same shape",
+            )
+        every = LayerSet.of_layers(self.num_layers, range(self.num_layers))
+        other = self.subset(every)  # a subset reads caches that it has borrowed, in every runner
+        assert isinstance(other, OwnModel)  # a runner makes parts of its own kind
+        other._layout, other.info = theirs, self.info
+        other._keep(())
         return other
 
     def segment(self, first: int, last: int) -> "OwnModel":

@@ -9,10 +9,10 @@ from outrider.core.errors import writing
 from outrider.core.values import JsonValue
 from outrider.drafters.heads.prompt_tokens import PAD_FORMAT, PAD_KIND, PromptTokens
 from outrider.models.llama.decoder import Decoder
-from outrider.models.llama.lora import CONFIG, WEIGHTS
 from outrider.training.core.config import read_table
 from outrider.training.core.corpus import data_folder
 from outrider.training.core.loop import StopSignal, run_in
+from outrider.training.core.lora import write_adapter
 from outrider.training.core.pairs import folder_of
 from outrider.training.core.state import save_tensors, write_json
 from outrider.training.heads.recording import (
@@ -115,23 +115,7 @@ def write(
     """Write the adapter in peft's format, the pad, and their card, into one folder."""
     settings = json.loads(json.dumps(asdict(recipe)))
     updates = dict(tuned.named_updates())
-    modules = sorted({name.rpartition(".")[2] for name in updates})
-    tensors = {
-        f"base_model.model.model.{name}.lora_{side}.weight": matrix.contiguous().clone()
-        for name, update in updates.items()
-        for side, matrix in (("A", update.down), ("B", update.up))
-    }
-    save_tensors(files / WEIGHTS, tensors)
-    adapter: dict[str, JsonValue] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": recipe.target,
-        "r": recipe.rank,
-        "lora_alpha": recipe.lora_alpha,
-        "target_modules": list(modules),
-        "bias": "none",
-    }
-    write_json(files / CONFIG, adapter)
+    write_adapter(files, updates, recipe.target, recipe.rank, recipe.lora_alpha)
     facts: dict[str, JsonValue] = {
         "format": PAD_FORMAT,
         "target": recipe.target,

@@ -1,8 +1,7 @@
 """A frozen target with LoRA updates and a pad, which are trained."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from torch.nn import functional as F
 
 from outrider.core.types import BoolArray, IntArray
 from outrider.models.llama.attention import attend
-from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.decoder import Decoder
-from outrider.models.llama.experts import Projection
 from outrider.models.llama.layers import (
     Batch,
     DecoderLayer,
@@ -25,13 +22,7 @@ from outrider.models.llama.layers import (
 )
 from outrider.models.llama.lora import Update
 from outrider.models.llama.rope import RotaryTable
-from outrider.models.llama.weights import (
-    LayerWeights,
-    Linear,
-    gate_up_names,
-    order_of_rows,
-    qkv_sizes,
-)
+from outrider.training.core.lora import LayerUpdates
 from outrider.training.lud.units import NONE, PAD, Sample
 
 _PAD_RATE = 10.0
@@ -66,29 +57,6 @@ class _TextLayer(DecoderLayer):
         return self.weights.output(torch.cat(out))
 
 
-class LoraLinear(nn.Module):
-    """`base(x) + scale * up(down(x))`; `up` begins as zero, so the result begins as `base(x)`.
-
-    Args:
-        base: the frozen matrix.
-        rank: rows of `down`.
-        scale: the factor of the update.
-        generator: draws `down`.
-    """
-
-    def __init__(self, base: Linear, rank: int, scale: float, generator: torch.Generator) -> None:
-        super().__init__()
-        outputs, inputs = base.weight.shape
-        self.base, self.scale = base, scale
-        drawn = torch.rand(rank, inputs, generator=generator) * 2 - 1
-        self.down = nn.Parameter(drawn * math.sqrt(3 / inputs))
-        self.up = nn.Parameter(torch.zeros(outputs, rank))
-
-    def forward(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
-        """Apply the updated matrix to each row."""
-        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
-
-
 class Tuned(nn.Module):
     """A target of which LoRA updates of all matrices in layers, and one embedding, are trained.
 
@@ -105,12 +73,10 @@ class Tuned(nn.Module):
     def __init__(self, target: Decoder, rank: int, alpha: float, seed: int) -> None:
         super().__init__()
         self.target = target
-        self._scale, self._generator = alpha / rank, torch.Generator().manual_seed(seed)
-        self.updates = nn.ModuleList()
         config = target.config
+        self._updated = LayerUpdates(target.weights.layers, rank, alpha, seed)
         self._layers = [
-            _TextLayer(i, self._with_updates(layer, rank), config)
-            for i, layer in enumerate(target.weights.layers)
+            _TextLayer(i, layer, config) for i, layer in enumerate(self._updated.layers)
         ]
         self._pad = nn.Parameter(target.weights.embed.mean(0) / _PAD_RATE)
         self._rotary = RotaryTable(config.rope, target.dtype, target.device)
@@ -142,31 +108,7 @@ class Tuned(nn.Module):
 
     def named_updates(self) -> Iterator[tuple[str, Update]]:
         """Yield the update of each matrix as a checkpoint names it: `layers.0.mlp.down_proj`."""
-        config = self.target.config
-        for layer in self._layers:
-            prefix, weights = f"layers.{layer.index}.", layer.weights
-            named: list[tuple[Projection | None, dict[str, int], Tensor | None]] = [
-                (weights.qkv, qkv_sizes(config), order_of_rows(config)),
-                (weights.output, {"self_attn.o_proj": config.hidden_size}, None),
-                (weights.gate_up, _gate_up(config), None),
-                (weights.down, {"mlp.down_proj": config.hidden_size}, None),
-            ]
-            for matrix, sizes, order in named:
-                if isinstance(matrix, LoraLinear):
-                    yield from _split(matrix, prefix, sizes, order)
-
-    def _with_updates(self, layer: LayerWeights, rank: int) -> LayerWeights:
-        def updated(matrix: Projection | None) -> Projection | None:
-            if not isinstance(matrix, Linear):  # experts are not tuned
-                return matrix
-            lora = LoraLinear(matrix, rank, self._scale, self._generator)
-            self.updates.append(lora)
-            return lora
-
-        qkv, output = updated(layer.qkv), updated(layer.output)
-        assert qkv is not None and output is not None  # every layer has both
-        gate_up, down = updated(layer.gate_up), updated(layer.down)
-        return replace(layer, qkv=qkv, output=output, gate_up=gate_up, down=down)
+        return self._updated.named(self.target.config)
 
     def _batch(self, samples: Sequence[Sample]) -> _Texts:
         positions = np.concatenate([sample.positions for sample in samples])
@@ -180,24 +122,6 @@ class Tuned(nn.Module):
             rows=[slice(end - len(s.ids), end) for end, s in zip(ends, samples, strict=True)],
             masks=[{one: _scores(sample, one) for one in windows} for sample in samples],
         )
-
-
-def _gate_up(config: DecoderConfig) -> dict[str, int]:
-    names = gate_up_names(config)
-    return dict.fromkeys(names, 2 * config.intermediate_size // len(names))
-
-
-def _split(
-    matrix: LoraLinear, prefix: str, sizes: dict[str, int], order: Tensor | None
-) -> Iterator[tuple[str, Update]]:
-    """Yield the updates of the matrices that were fused into one."""
-    up = matrix.up.detach()
-    if order is not None:
-        stored = torch.empty_like(up)
-        stored[order] = up
-        up = stored
-    for (name, _), part in zip(sizes.items(), up.split(list(sizes.values())), strict=True):
-        yield prefix + name, Update(matrix.down.detach(), part.contiguous(), matrix.scale)
 
 
 def _scores(sample: Sample, window: int | None) -> Float[Tensor, "rows rows"]:

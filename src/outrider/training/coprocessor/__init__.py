@@ -1,0 +1,1 @@
+"""Training of a coprocessor: soft tokens and an adapter that write latents into a cache."""
