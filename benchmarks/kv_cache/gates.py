@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from benchmarks.long_inputs.intervals import bootstrap
 
-from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.heads.gates import Gates
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.decoder import Decoder
 from outrider.training.core.pairs import folder_of

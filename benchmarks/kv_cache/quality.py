@@ -37,9 +37,9 @@ from outrider.core.types import as_ids
 from outrider.models.caches.eviction.blocks.actqkv import ActQKV
 from outrider.models.caches.eviction.blocks.infllm import InfLLM
 from outrider.models.caches.eviction.cache import CompressedCache
-from outrider.models.caches.eviction.duo import Duo
-from outrider.models.caches.eviction.gates import Gates
 from outrider.models.caches.eviction.h2o import H2O
+from outrider.models.caches.eviction.heads.duo import Duo
+from outrider.models.caches.eviction.heads.gates import Gates
 from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.caches.eviction.snapkv import SnapKV
 from outrider.models.caches.eviction.streaming import Streaming

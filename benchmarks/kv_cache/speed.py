@@ -31,7 +31,7 @@ from benchmarks.long_inputs.records import Records, options
 
 from outrider.bench.statistics import Ratio
 from outrider.core.types import NO_IDS, as_ids
-from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.heads.gates import Gates
 from outrider.models.caches.eviction.policy import KvPolicy
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import load_model, tokenizer_for

@@ -140,8 +140,8 @@ KV_POLICIES = (
     "models.caches.eviction.streaming",
     "models.caches.eviction.h2o",
     "models.caches.eviction.snapkv",
-    "models.caches.eviction.duo",
-    "models.caches.eviction.rlkv",
+    "models.caches.eviction.heads.duo",
+    "models.caches.eviction.heads.rlkv",
     "models.caches.eviction.blocks.infllm",
     "models.caches.eviction.blocks.actqkv",
 )

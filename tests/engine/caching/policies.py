@@ -5,10 +5,10 @@ from functools import cache
 
 import outrider
 from outrider.engine.generator import Generator
-from outrider.models.caches.eviction.duo import Duo
-from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.heads.duo import Duo
+from outrider.models.caches.eviction.heads.gates import Gates
+from outrider.models.caches.eviction.heads.rlkv import RLKV
 from outrider.models.caches.eviction.policy import KvPolicy
-from outrider.models.caches.eviction.rlkv import RLKV
 from outrider.models.llama.base import OwnModel
 from outrider.models.loading import load_model
 from outrider.models.sources.families import family

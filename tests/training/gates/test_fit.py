@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from outrider.core.errors import OptionError
-from outrider.models.caches.eviction.gates import Gates
-from outrider.models.caches.eviction.rlkv import RLKV
+from outrider.models.caches.eviction.heads.gates import Gates
+from outrider.models.caches.eviction.heads.rlkv import RLKV
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import Linear
 from outrider.training.core.loop import StopSignal, TrainingStopped

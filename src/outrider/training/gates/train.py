@@ -8,7 +8,7 @@ import torch
 
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
-from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.heads.gates import Gates
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.decoder import Decoder
 from outrider.training.core.config import read_table

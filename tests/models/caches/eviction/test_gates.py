@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from outrider.core.errors import OptionError
-from outrider.models.caches.eviction.gates import FORMAT, Gates
+from outrider.models.caches.eviction.heads.gates import FORMAT, Gates
 
 VALUES = np.array([[0.5, 1.0], [0.0, 0.5], [0.25, 0.5]], dtype=np.float32)
 

@@ -14,9 +14,9 @@ from outrider.core.errors import OptionError
 from outrider.models.caches.eviction.blocks.actqkv import activated, by_entropy
 from outrider.models.caches.eviction.blocks.infllm import InfLLM
 from outrider.models.caches.eviction.blocks.retrieval import Blocks
-from outrider.models.caches.eviction.duo import Duo
 from outrider.models.caches.eviction.h2o import H2O
-from outrider.models.caches.eviction.rlkv import RLKV
+from outrider.models.caches.eviction.heads.duo import Duo
+from outrider.models.caches.eviction.heads.rlkv import RLKV
 from outrider.models.caches.eviction.snapkv import SnapKV
 from outrider.models.caches.eviction.streaming import Streaming
 from outrider.models.cpu.native import NativeDecoder

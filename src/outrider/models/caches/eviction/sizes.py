@@ -90,7 +90,7 @@ class _Prompt(View):
         return torch.zeros(self.shape.num_kv_heads, len(rows), self.shape.head_dim)
 
     def turned(
-        self, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
+        self, layer: int, keys: Float[Tensor, "kv_heads rows head_dim"], turns: IntArray
     ) -> Float[Tensor, "kv_heads rows head_dim"]:
         return keys
 

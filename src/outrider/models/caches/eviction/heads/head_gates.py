@@ -12,7 +12,7 @@ import numpy as np
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.types import BoolArray, IntArray
-from outrider.models.caches.eviction.gates import Gates
+from outrider.models.caches.eviction.heads.gates import Gates
 from outrider.models.caches.eviction.policy import (
     Choice,
     Eviction,

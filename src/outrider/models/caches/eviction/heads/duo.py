@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from outrider.models.caches.eviction.head_gates import HeadGates
+from outrider.models.caches.eviction.heads.head_gates import HeadGates
 from outrider.models.caches.eviction.record import KvMethod
 from outrider.protocols.method import Paper
 
