@@ -234,8 +234,8 @@ def coprocessor(
 ) -> None:
     """Train a coprocessor: an adapter and soft tokens that write latents behind a prompt.
 
-    The latents lie in the cache of the frozen target and lower the loss of its next tokens. With
-    them, the target writes other texts than without.
+    The latents lie in the cache of the frozen target and are trained to lower the loss of its next
+    tokens. With them, the target writes other texts than without.
     Stopped by Ctrl-C and started again, it continues from its last checkpoint.
 
     For example:
