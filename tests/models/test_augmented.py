@@ -18,10 +18,10 @@ from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda.decoder import StaticDecoder
+from outrider.models.latents.augmented import AugmentedModel
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import Adapter, with_adapter
 from outrider.models.tabular import TabularModel
-from outrider.models.wrappers.augmented import AugmentedModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Cache, Request, Segment
 from outrider.sampling import Sampler, SamplingParams

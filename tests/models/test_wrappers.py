@@ -20,9 +20,9 @@ from outrider.core.types import NO_IDS
 from outrider.guidance.cache import MixedCache
 from outrider.guidance.classifier_free import guided
 from outrider.guidance.mixed import Mixed
+from outrider.models.latents.augmented import AugmentedModel
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.image_model import VisionLanguageModel
-from outrider.models.wrappers.augmented import AugmentedModel
 from outrider.models.wrappers.foreign import ForeignModel
 from outrider.models.wrappers.passing import ModelWrapper
 from outrider.models.wrappers.skipping import SkippingModel

@@ -35,12 +35,12 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.reduced import first_tokens, with_vocabulary
 from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.heads.loading import HeadPair
+from outrider.models.latents.augmented import AugmentedModel
+from outrider.models.latents.coprocessor import Coprocessor
 from outrider.models.loading import ModelSource, check_adapter, load_model, tokenizer_for
 from outrider.models.memory import Demand, plan_memory, planned_dtype
 from outrider.models.sources.families import families_folder
 from outrider.models.sources.finding import local_folder
-from outrider.models.wrappers.augmented import AugmentedModel
-from outrider.models.wrappers.coprocessor import Coprocessor
 from outrider.models.wrappers.skipping import skipping
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams

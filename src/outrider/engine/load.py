@@ -139,7 +139,7 @@ def load(
             (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text differs
             from that of the full model. Prompts pass all layers.
         coprocessor: the folder that `outrider train coprocessor` writes: behind each prompt,
-            latents are written into the target's cache (`models/wrappers/augmented.py`). The
+            latents are written into the target's cache (`models/latents/augmented.py`). The
             guarantee of `mode` refers to the text of the target with latents, which differs from
             that without them. It needs a second copy of the target's weights.
         learn: what is learned while requests run: `osd`, with options such as `osd(rate=3e-4)`,

@@ -93,7 +93,7 @@ POLICIES = (
 )
 """Modules of policies: how many tokens are drafted in a round."""
 
-MODELS = ("models.wrappers.skipping", "models.wrappers.augmented")
+MODELS = ("models.wrappers.skipping", "models.latents.augmented")
 """Modules of models that wrap the target and change its text."""
 
 GUIDANCE = (

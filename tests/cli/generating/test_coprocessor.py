@@ -7,9 +7,9 @@ import torch
 
 import outrider
 from outrider.core.errors import CheckpointError, OptionError
+from outrider.models.latents.augmented import AugmentedModel
+from outrider.models.latents.coprocessor import FORMAT, KIND
 from outrider.models.llama.decoder import Decoder
-from outrider.models.wrappers.augmented import AugmentedModel
-from outrider.models.wrappers.coprocessor import FORMAT, KIND
 from outrider.training.core.lora import LayerUpdates, write_adapter
 from outrider.training.core.state import save_tensors, write_json
 from tests.cli.conftest import Family, Run

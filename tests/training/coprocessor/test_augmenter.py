@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt, as_ids
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.latents.augmented import AugmentedModel
+from outrider.models.latents.coprocessor import Coprocessor
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import Adapter, with_adapter
 from outrider.models.llama.weights import Linear
-from outrider.models.wrappers.augmented import AugmentedModel
-from outrider.models.wrappers.coprocessor import Coprocessor
 from outrider.protocols import Segment
 from outrider.training.coprocessor.augmenter import Augmenter
 from outrider.training.coprocessor.config import CoprocessorRecipe

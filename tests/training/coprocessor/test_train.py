@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from outrider.core.errors import CheckpointError, OptionError
+from outrider.models.latents.coprocessor import Coprocessor
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import Adapter
-from outrider.models.wrappers.coprocessor import Coprocessor
 from outrider.training.coprocessor.augmenter import Augmenter
 from outrider.training.coprocessor.config import CoprocessorRecipe
 from outrider.training.coprocessor.fit import (

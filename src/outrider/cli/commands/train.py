@@ -1,27 +1,18 @@
 """`outrider train`: recipes that train models."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from outrider.cli.ui import interrupt
+from outrider.cli.commands.train_caches import bottleneck, coprocessor, gates
+from outrider.cli.options.training import DataFolder, RunFolder, say, stoppable
 from outrider.core.errors import OptionError
 
 train = typer.Typer(
     help="Train models: families of language models, draft heads, captioners, adapters.",
     no_args_is_help=True,
 )
-
-DataFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the data sets that the file lists.")
-]
-RunFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-]
 
 
 @train.command()
@@ -44,7 +35,7 @@ def family(
     """
     from outrider.training.family.family import train_family
 
-    with _stoppable():
+    with stoppable():
         train_family(config, out=out, resume=resume, data=data)
 
 
@@ -67,8 +58,8 @@ def head(
     """
     from outrider.training.heads.train import train_head
 
-    with _stoppable():
-        train_head(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_head(config, data=data, out=out, report=say)
 
 
 @train.command()
@@ -89,8 +80,8 @@ def judge(
     """
     from outrider.training.judge.train import train_judge
 
-    with _stoppable():
-        train_judge(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_judge(config, data=data, out=out, report=say)
 
 
 @train.command()
@@ -110,8 +101,8 @@ def stop(
     """
     from outrider.training.stop.train import train_stop
 
-    with _stoppable():
-        train_stop(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_stop(config, data=data, out=out, report=say)
 
 
 @train.command()
@@ -131,8 +122,8 @@ def exits(
     """
     from outrider.training.exits.train import train_exits
 
-    with _stoppable():
-        train_exits(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_exits(config, data=data, out=out, report=say)
 
 
 @train.command()
@@ -153,8 +144,8 @@ def ppd(
     """
     from outrider.training.ppd.train import train_ppd
 
-    with _stoppable():
-        train_ppd(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_ppd(config, data=data, out=out, report=say)
 
 
 @train.command()
@@ -176,77 +167,8 @@ def lud(
     """
     from outrider.training.lud.train import train_lud
 
-    with _stoppable():
-        train_lud(config, data=data, out=out, report=_say)
-
-
-@train.command()
-def bottleneck(
-    config: Annotated[
-        Path, typer.Argument(help="A TOML file, such as configs/bottleneck/tiny.toml.")
-    ],
-    data: DataFolder = None,
-    out: RunFolder = None,
-) -> None:
-    """Train a memory of labels on hidden states (Discrete Key-Value Bottleneck), task by task.
-
-    Keys are made from texts without labels and then frozen; only the values of fetched keys are
-    learned, so that later tasks change less of the earlier ones.
-
-    For example:
-
-      outrider train bottleneck configs/bottleneck/tiny.toml --data data --out runs/bottleneck
-    """
-    from outrider.training.bottleneck.train import train_bottleneck
-
-    with _stoppable():
-        train_bottleneck(config, data=data, out=out, report=_say)
-
-
-@train.command()
-def gates(
-    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/gates/tiny.toml.")],
-    out: RunFolder = None,
-) -> None:
-    """Train gates: which KV heads of a target need the whole text (RLKV and DuoAttention).
-
-    The target answers problems that it solves; heads whose answers stay right without the whole
-    text get low gates. The target itself stays as it is.
-    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
-
-    For example:
-
-      outrider train gates configs/gates/tiny.toml --out runs/gates
-    """
-    from outrider.training.gates.train import train_gates
-
-    with _stoppable():
-        train_gates(config, out=out, report=_say)
-
-
-@train.command()
-def coprocessor(
-    config: Annotated[
-        Path, typer.Argument(help="A TOML file, such as configs/coprocessor/tiny.toml.")
-    ],
-    data: DataFolder = None,
-    out: RunFolder = None,
-) -> None:
-    """Train a coprocessor: an adapter and soft tokens that write latents behind a prompt.
-
-    The latents lie in the cache of the frozen target and are trained to lower the loss of its next
-    tokens. With them, the target writes other texts than without.
-    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
-
-    For example:
-
-      outrider train coprocessor configs/coprocessor/tiny.toml --data data --out runs/latents
-      outrider generate "Hello" --coprocessor runs/latents/tiny-coprocessor
-    """
-    from outrider.training.coprocessor.train import train_coprocessor
-
-    with _stoppable():
-        train_coprocessor(config, data=data, out=out, report=_say)
+    with stoppable():
+        train_lud(config, data=data, out=out, report=say)
 
 
 @train.command("vision-family")
@@ -267,7 +189,7 @@ def vision_family(
     """
     from outrider.training.vision_family.family import train_vision_family
 
-    with _stoppable():
+    with stoppable():
         train_vision_family(config, out=out, data=data)
 
 
@@ -391,31 +313,19 @@ def vizer(
     paths = find_images(images)
     examples = [known.pop(path.resolve(), Example(path)) for path in paths]
     if known:
-        _say(f"{len(known)} captions belong to other images, such as {next(iter(known))}: ignored")
+        say(f"{len(known)} captions belong to other images, such as {next(iter(known))}: ignored")
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    with _stoppable():
-        card = train_vizer(model, examples, out, config, _say)
+    with stoppable():
+        card = train_vizer(model, examples, out, config, say)
     found = card["phase_b"]
-    _say(
+    say(
         f"adapter of step {found['best_step']} in {out / 'adapter'}: score {found['best']:.4f}, "
         f"that of the base is {found['base']:.4f}"
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Context manager: a signal ends training with a checkpoint, a message, and its exit code."""
-    from outrider.training.core.loop import TrainingStopped
-
-    try:
-        yield
-    except TrainingStopped as stopped:
-        _say(str(stopped))
-        raise typer.Exit(interrupt.exit_code(stopped.number)) from None
+for command in (bottleneck, gates, coprocessor):
+    train.command()(command)

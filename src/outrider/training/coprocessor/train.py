@@ -9,8 +9,8 @@ import numpy as np
 
 from outrider.core.errors import writing
 from outrider.core.values import JsonValue
+from outrider.models.latents.coprocessor import FORMAT, KIND
 from outrider.models.llama.decoder import Decoder
-from outrider.models.wrappers.coprocessor import FORMAT, KIND
 from outrider.training.coprocessor.augmenter import Augmenter
 from outrider.training.coprocessor.config import CoprocessorRecipe
 from outrider.training.coprocessor.fit import (

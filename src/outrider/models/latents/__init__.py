@@ -1,0 +1,1 @@
+"""Trained rows behind a prompt."""
