@@ -23,7 +23,7 @@ from outrider.cli.commands.info import info
 from outrider.cli.commands.methods import methods
 from outrider.cli.commands.serve import serve
 from outrider.cli.commands.summarize import summarize
-from outrider.cli.commands.train import train
+from outrider.cli.commands.trainings.train import train
 from outrider.cli.commands.tune import tune
 from outrider.cli.options.groups import grouped
 from outrider.cli.ui import failures, interrupt

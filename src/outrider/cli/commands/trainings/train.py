@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.cli.commands.train_caches import bottleneck, coprocessor, gates
+from outrider.cli.commands.trainings.caches import bottleneck, coprocessor, gates
 from outrider.cli.options.training import DataFolder, RunFolder, say, stoppable
 from outrider.core.errors import OptionError
 
