@@ -53,7 +53,7 @@ def systems(args: argparse.Namespace, target: Any, codec: Tokenizer) -> dict[str
         found[f"h2o, {rows} rows"] = drafted(target.under(H2O(budget=rows)), args.depth)
     if args.head:
         found["draft head"] = outrider.load(
-            target, draft=args.head, drafter="eagle3", num_speculative_tokens=3, **common
+            target, draft=args.head, drafter="hinted", num_speculative_tokens=3, **common
         )
     return found
 
