@@ -105,7 +105,7 @@ def policy(name: str, one: Any, **options: Any) -> KvPolicy:
     small: dict[str, dict[str, Any]] = {
         "streaming": {"budget": 8, "sinks": 2, **POINTS},
         "h2o": {"budget": 8, "each": 1, **POINTS},
-        "snapkv": {"budget": 8, "window": 3},
+        "snapkv": {"budget": 8, "window": 3, "kernel": 5, "pooling": "avg"},
         "duo": {"sinks": 2, "recent": 3, **POINTS},
         "rlkv": {"sinks": 1, "recent": 4, **POINTS},
         "infllm": _BLOCKS,

@@ -30,6 +30,9 @@ class SnapKV(KvPolicy):
     """Compresses a prompt once: each head keeps the rows that the last tokens attend to, and their
     neighbours. Rows of the answer are never dropped.
 
+    The paper pools over 5 rows, or 7 for long texts. Here the default is the largest of 15: a number
+    of seven digits is seven rows, and all of them have to stay (`docs/results.md`).
+
     Attributes:
         window: the last tokens of the prompt, whose queries decide and whose rows stay.
         kernel: neighbours over which attention is pooled, an odd number.
@@ -44,14 +47,14 @@ class SnapKV(KvPolicy):
     budget: float = 1024
     every: int = 0
     window: int = 32
-    kernel: int = 5
-    pooling: str = "avg"
+    kernel: int = 15
+    pooling: str = "max"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _WINDOW.check("window", self.window)
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise OptionError(f"kernel is {self.kernel}", hint="Give an odd number, such as 5")
+            raise OptionError(f"kernel is {self.kernel}", hint="Give an odd number, such as 15")
         if self.pooling not in ("avg", "max"):
             raise OptionError(f"pooling is {self.pooling!r}", hint="Use pooling=avg or max")
         if self.chunk or self.every:
