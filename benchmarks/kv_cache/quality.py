@@ -60,8 +60,8 @@ def policies(gates: Mapping[str, Gates]) -> tuple[dict[str, Make], dict[str, Mak
             budget=b, chunk=0, every=64, positions="original"
         ),
         "h2o": lambda b: H2O(budget=b),
-        "snapkv": lambda b: SnapKV(budget=b, kernel=7, pooling="max"),
-        "snapkv, kernel 15": lambda b: SnapKV(budget=b, kernel=15, pooling="max"),
+        "snapkv, kernel 7": lambda b: SnapKV(budget=b, kernel=7, pooling="max"),
+        "snapkv": lambda b: SnapKV(budget=b),
         **{
             f"heads by {name}": lambda b, own=own: Duo(
                 gates=own, budget=b, chunk=0, sinks=16, recent=64
@@ -200,7 +200,8 @@ def _cases(args: argparse.Namespace, library: Library) -> Iterator[Case]:
             ),
             strict=True,
         ):
-            yield from (case for case in (one, four, book) if case is not None)
+            found = (case for case in (one, four, book) if case is not None)
+            yield from (case for case in found if case.kind in args.kinds)
 
 
 def _asked(args: argparse.Namespace, name: str) -> bool:
@@ -282,6 +283,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25, 0.5])
     parser.add_argument("--facts", type=int, default=20, help="prompts of each kind and length")
     parser.add_argument("--books", type=int, default=10, help="passages of each length")
+    parser.add_argument("--kinds", nargs="+", default=["one fact", "four facts", "book"])
     parser.add_argument("--scored", type=int, default=256, help="tokens of a passage")
     parser.add_argument("--gates", nargs="*", default=[], help="files of gates")
     parser.add_argument("--random-gates", type=int, default=1, help="gates that are drawn")

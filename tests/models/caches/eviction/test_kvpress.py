@@ -60,7 +60,7 @@ def best(scores: list[torch.Tensor], count: int) -> list[list[int]]:
 @pytest.mark.parametrize("window", [4, 8])
 def test_snapkv(window: int, spy: Spy) -> None:  # noqa: F811
     scores = pressed("SnapKVPress", compression_ratio=0.5, window_size=window, kernel_size=5)
-    one = model().under(SnapKV(budget=20, window=window))
+    one = model().under(SnapKV(budget=20, window=window, kernel=5, pooling="avg"))
     write(one, begin(one, TEXT), [1])
     [point] = spy.points
     assert [rows.tolist() for rows in point.kept] == best(scores, 20)
