@@ -23,7 +23,6 @@ import outrider
 from outrider.bench.statistics import Ratio, first_difference
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
-from outrider.models.caches.eviction.h2o import H2O
 from outrider.models.caches.eviction.snapkv import SnapKV
 from outrider.models.caches.eviction.streaming import Streaming
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -48,9 +47,10 @@ def systems(args: argparse.Namespace, target: Any, codec: Tokenizer) -> dict[str
         WHOLE: drafted(target, args.depth),
     }
     for rows in args.rows:
-        found[f"streaming, {rows} rows"] = drafted(target.under(Streaming(budget=rows)), args.depth)
-        found[f"snapkv, {rows} rows"] = drafted(target.under(SnapKV(budget=rows)), args.depth)
-        found[f"h2o, {rows} rows"] = drafted(target.under(H2O(budget=rows)), args.depth)
+        own = target.under(Streaming(budget=rows))
+        found[f"streaming, {rows} rows"] = drafted(own, args.depth)
+    own = target.under(SnapKV(budget=args.rows[-1]))
+    found[f"snapkv, {args.rows[-1]} rows"] = drafted(own, args.depth)
     if args.head:
         found["draft head"] = outrider.load(
             target, draft=args.head, drafter="hinted", num_speculative_tokens=3, **common
