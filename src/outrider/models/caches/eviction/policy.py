@@ -8,7 +8,7 @@ again. Between two points no row goes. Points depend on the text only, and no dr
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -63,6 +63,7 @@ class Shape:
         return range(layer * self.num_kv_heads, (layer + 1) * self.num_kv_heads)
 
 
+@runtime_checkable
 class View(Protocol):
     """What a policy may read at a point."""
 
@@ -125,6 +126,7 @@ class Choice:
     turns: Sequence[IntArray] = ()
 
 
+@runtime_checkable
 class Eviction(Protocol):
     """A policy at work on one text."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from outrider.core.types import IntArray
 from outrider.models.caches.kv_cache import Asked
 
-Queries = Float[Tensor, "rows layers heads head_dim"]
+Queries = Float[Tensor, "_ layers heads head_dim"]
 
 
 @dataclass(slots=True)
