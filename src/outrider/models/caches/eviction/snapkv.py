@@ -30,8 +30,8 @@ class SnapKV(KvPolicy):
     """Compresses a prompt once: each head keeps the rows that the last tokens attend to, and their
     neighbours. Rows of the answer are never dropped.
 
-    The paper pools over 5 rows, or 7 for long texts. Here the default is the largest of 15: a number
-    of seven digits is seven rows, and all of them have to stay (`docs/results.md`).
+    The paper pools over 5 rows, or 7 for long texts. Here the default is the largest of 15: a
+    number of seven digits is seven rows, and all of them have to stay (`docs/results.md`).
 
     Attributes:
         window: the last tokens of the prompt, whose queries decide and whose rows stay.
