@@ -93,7 +93,7 @@ class Keys:
 
     def fetch(
         self,
-        states: Float[Tensor, "rows hidden"],
+        states: Float[Tensor, "..."],
         allowed: Bool[Tensor, "books keys"] | None = None,
     ) -> Int64[Tensor, "rows books"]:
         """Return the number of the nearest key of each book, by squared distance.

@@ -131,12 +131,12 @@ class Bottleneck:
         return float(F.cross_entropy(scores, labels))
 
     def chances(
-        self, states: Float[Tensor, "rows hidden"], *, used_only: bool = False
+        self, states: Float[Tensor, "..."], *, used_only: bool = False
     ) -> Float[Tensor, "rows labels"]:
         """Return the chance of each label.
 
         Args:
-            states: the states.
+            states: `[rows, hidden]`, which is checked.
             used_only: leave out keys whose values were never learned. The next nearest key answers
                 for them; states all of whose keys are used get the same chances.
 
@@ -147,10 +147,8 @@ class Bottleneck:
             raise OptionError("the memory has learned nothing", hint="Leave out used_only")
         return self.scores(self.keys.fetch(states, self.used if used_only else None)).softmax(1)
 
-    def classify(
-        self, states: Float[Tensor, "rows hidden"], *, used_only: bool = False
-    ) -> list[str]:
-        """Return the likeliest label of each state. Arguments and errors are those of
+    def classify(self, states: Float[Tensor, "..."], *, used_only: bool = False) -> list[str]:
+        """Return the most likely label of each state. Arguments and errors are those of
         `chances`."""
         best = self.chances(states, used_only=used_only).argmax(1).tolist()
         return [self.labels[place] for place in best]
