@@ -76,7 +76,7 @@ class Keys:
         """Size of the states."""
         return self.projections.shape[1]
 
-    def project(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "books rows size"]:
+    def project(self, states: Float[Tensor, "..."]) -> Float[Tensor, "books rows size"]:
         """Return the standardised states in the space of each book.
 
         Raises:
