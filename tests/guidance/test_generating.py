@@ -189,7 +189,7 @@ def test_the_memory_plan_counts_second_readings_and_other_models(
     for guidance in (1.0, 2.0, f'contrastive(amateur="{amateur}")'):
         outrider.load("tiny", mode="none", dtype="float32", threads=1, guidance=guidance)
     alone, twice, other = planned
-    assert twice["target"].cache == 2 * alone["target"].cache
+    assert twice["target"].cache_of(100) == 2 * alone["target"].cache_of(100)
     assert set(other) == {"target", "amateur"} and set(twice) == {"target"}
     assert 0 < other["amateur"].weights < other["target"].weights == alone["target"].weights
 

@@ -59,7 +59,8 @@ def test_a_selection_is_refreshed_and_drafts_change_nothing(name: str, refresh: 
     for how in ({"mode": "none"}, DRAFTING):
         own = generator(model(), kv_policy=policy(name), selection=config, **how)
         result = own.generate("Who ate fish? The", documents=STORY, min_new_tokens=30, **WRITE)
-        assert result.reading is not None and (result.reading.refreshes > 0) == (refresh > 0)
+        refreshes = refresh > 0 and policy(name).reads_texts  # else chunks are chosen once
+        assert result.reading is not None and (result.reading.refreshes > 0) == refreshes
         assert result.cache is not None and result.cache["policy"] == str(policy(name))
         texts.append(result.token_ids)
     assert texts[0] == texts[1]
@@ -105,6 +106,8 @@ def test_beams_fork_compressed_caches(name: str) -> None:
     found = own.search("beam(num_beams=3)", PROMPT, max_new_tokens=20)
     again = own.search("beam(num_beams=3)", PROMPT, max_new_tokens=20)
     assert found.best.text == again.best.text
+    if not policy(name).reads_texts:  # no row of a branch is dropped before it becomes the text
+        return
     one = own.search("beam(num_beams=1)", PROMPT, max_new_tokens=20)
     greedy = own.generate(PROMPT, max_new_tokens=20, temperature=0.0)
     assert one.best.text == greedy.text

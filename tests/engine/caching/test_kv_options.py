@@ -9,7 +9,7 @@ import torch
 
 import outrider
 from outrider.core.errors import MemoryPlanError, OptionError
-from outrider.core.types import Prompt
+from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.engine.options import Caching
 from outrider.models.caches.eviction.cache import CompressedCache
 from outrider.models.caches.eviction.h2o import H2O
@@ -19,6 +19,7 @@ from outrider.models.llama.base import cache_shape
 from outrider.models.loading import load_model
 from outrider.models.memory import Demand, plan_memory
 from outrider.models.sources.families import family
+from outrider.protocols import Segment
 from outrider.strategy.calibration import ModelId
 from outrider.strategy.catalogue import names
 from outrider.strategy.making import make_kv_policy
@@ -124,7 +125,9 @@ def test_a_calibration_belongs_to_a_policy() -> None:
 def test_bytes_are_those_that_the_storage_allocates(name: str, length: int) -> None:
     plain = model()
     own = with_kv_policy(plain, policy(name))
-    [cache] = own.start([Prompt(token_ids=tuple(range(5, 5 + length + 1)))])
+    [cache] = own.start([Prompt(token_ids=tuple(range(5, 5 + length)))])
+    own.forward([Segment(cache, NO_IDS)], [as_ids([-1])])  # the last token of the prompt
+    cache.commit([5])
     assert isinstance(cache, CompressedCache) and cache.length == length
     shape = cache_shape(plain.config, lambda: plain.info.fingerprint)
     found = kept_bytes(policy(name), shape, plain.info.bytes_per_token)(length)

@@ -130,7 +130,7 @@ class HeavyHitters(Eviction):
 METHOD = KvMethod(
     name="h2o",
     cls=H2O,
-    summary="Keeps recent rows, and rows that got the most attention so far.",
+    summary="Keeps recent rows, and rows that got the most attention so far",
     paper=Paper("H2O: Heavy-Hitter Oracle for Efficient Generative Inference", "2306.14048"),
     memory="budget rows of each head",
 )

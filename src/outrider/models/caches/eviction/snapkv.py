@@ -112,7 +112,7 @@ class _Voted(Eviction):
 METHOD = KvMethod(
     name="snapkv",
     cls=SnapKV,
-    summary="Compresses a prompt once: keeps the rows that its last tokens attend to.",
+    summary="Compresses a prompt once: keeps the rows that its last tokens attend to",
     paper=Paper("SnapKV: LLM Knows What You are Looking for Before Generation", "2404.14469"),
     memory="budget rows of each head, and all rows of the answer",
 )

@@ -108,7 +108,7 @@ class _Ends(Eviction):
 METHOD = KvMethod(
     name="streaming",
     cls=Streaming,
-    summary="Keeps the first and the most recent rows, at positions within the window.",
+    summary="Keeps the first and the most recent rows, at positions within the window",
     paper=Paper(
         "StreamingLLM: Efficient Streaming Language Models with Attention Sinks", "2309.17453"
     ),

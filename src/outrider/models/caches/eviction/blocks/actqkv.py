@@ -108,7 +108,7 @@ def by_entropy(entropies: list[float], room: int) -> list[int]:
 METHOD = KvMethod(
     name="actqkv",
     cls=ActQKV,
-    summary="Like infllm; queries that deviate count more, and layers have budgets of their own.",
+    summary="Like infllm; queries that deviate count more, and layers have budgets of their own",
     paper=Paper("ActQKV: Activation-aware Probe-Query for Long-Context Retrieval", "2502.13542"),
     memory="all rows, and a second copy of those that are read",
 )

@@ -25,7 +25,7 @@ class InfLLM(Retrieval):
 METHOD = KvMethod(
     name="infllm",
     cls=InfLLM,
-    summary="Reads recent rows, and blocks of old ones that fit the latest queries.",
+    summary="Reads recent rows, and blocks of old ones that fit the latest queries",
     paper=Paper("InfLLM: Training-Free Long-Context Extrapolation", "2402.04617"),
     memory="all rows, and a second copy of those that are read",
 )

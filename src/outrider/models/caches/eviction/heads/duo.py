@@ -22,7 +22,7 @@ class Duo(HeadGates):
 METHOD = KvMethod(
     name="duo",
     cls=Duo,
-    summary="Some heads keep all rows, the others the first and recent ones, by trained gates.",
+    summary="Some heads keep all rows, the others the first and recent ones, by trained gates",
     paper=Paper("DuoAttention: Efficient Long-Context LLM Inference", "2410.10819"),
     needs="a file of gates (`outrider train gates`)",
     memory="all rows of some heads",

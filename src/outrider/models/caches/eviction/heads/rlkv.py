@@ -19,7 +19,7 @@ class RLKV(HeadGates):
 METHOD = KvMethod(
     name="rlkv",
     cls=RLKV,
-    summary="Like duo; gates are trained by reinforcement learning on tasks with known answers.",
+    summary="Like duo; gates are trained by reinforcement learning on tasks with known answers",
     paper=Paper(
         "RLKV: Which Heads Matter for Reasoning? RL-Guided KV Cache Compression", "2510.08525"
     ),
