@@ -55,7 +55,7 @@ class Labeller:
         return cls(generator.strategy.target, generator.tokenizer, Bottleneck.read(folder))
 
     def label(self, texts: Sequence[str]) -> list[str]:
-        """Return the likeliest label of each text.
+        """Return the most probable label of each text.
 
         Raises:
             OptionError: there are no texts, or one has no tokens.

@@ -142,8 +142,10 @@ class DecoderLayer:
             start, end = part.start + shift, part.end + shift
             own_keys[start:end] = keys[rows, head]
             own_values[start:end] = values[rows, head]
-            first, mask = reach.first + shift if self.window is not None else 0, reach.mask
-            if mask is not None and self.window is None:  # all rows that are kept are visible
+            mask, first = reach.mask, 0
+            if self.window is not None:  # layers with a window keep all rows
+                first = reach.first + shift
+            elif mask is not None:  # all rows that are kept are visible
                 behind = mask[:, dropped - reach.first :]
                 mask = torch.cat((behind.new_zeros(len(behind), dropped + shift), behind), dim=1)
             out.append(

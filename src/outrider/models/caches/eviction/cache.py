@@ -75,11 +75,10 @@ class CompressedCache(DecoderCache):
         if not any(self.compression.shape.reads_all):  # no layer has rows to drop
             return None
         if policy.reads_texts:
-            return (rows // policy.every + 1) * policy.every if policy.every else None
+            return (rows // policy.every + 1) * policy.every
         if rows < prompt:
-            return (
-                min((rows // policy.chunk + 1) * policy.chunk, prompt) if policy.chunk else prompt
-            )
+            chunk = policy.chunk or prompt
+            return min((rows // chunk + 1) * chunk, prompt)
         if not policy.every:
             return None
         return prompt + ((rows - prompt) // policy.every + 1) * policy.every

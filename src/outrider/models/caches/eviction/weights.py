@@ -29,7 +29,7 @@ def received(
     scores = torch.einsum("qgd,kd->qgk", queries.to(keys.dtype), keys)
     if cap:
         scores = cap * torch.tanh(scores / cap)
-    hidden = _numbers(key_rows)[None] > _numbers(query_rows)[:, None]
+    hidden = torch.from_numpy(key_rows)[None] > torch.from_numpy(query_rows)[:, None]
     scores = scores.masked_fill(hidden[:, None].to(scores.device), -torch.inf)
     return torch.nan_to_num(scores.softmax(dim=-1)).mean(dim=1)
 
@@ -38,7 +38,3 @@ def best(scores: Scores, count: int) -> Int[Tensor, " count"]:
     """Return the indices of the highest scores, ascending; of equal ones, the first."""
     order = torch.sort(scores, descending=True, stable=True).indices
     return order[:count].sort().values
-
-
-def _numbers(rows: IntArray) -> Int[Tensor, " rows"]:
-    return torch.from_numpy(rows)
