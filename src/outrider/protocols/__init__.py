@@ -4,6 +4,7 @@ Every other package implements or uses one of these protocols.
 """
 
 from outrider.protocols.cache import Cache, CacheReport
+from outrider.protocols.denoiser import Denoiser, Reading, RowStore
 from outrider.protocols.drafter import Drafter, DrafterState
 from outrider.protocols.info import ModelInfo
 from outrider.protocols.learner import Learner
@@ -35,6 +36,7 @@ __all__ = [
     "ChainDecoder",
     "ChainRequest",
     "ContextSelector",
+    "Denoiser",
     "DraftPolicy",
     "Drafter",
     "DrafterState",
@@ -44,7 +46,9 @@ __all__ = [
     "Learner",
     "ModelInfo",
     "Needs",
+    "Reading",
     "Request",
+    "RowStore",
     "Segment",
     "Segmented",
     "TokenEmbedding",

@@ -1,0 +1,1 @@
+"""Runners of masked denoisers, and a denoiser whose probabilities are known."""
