@@ -42,7 +42,8 @@ class Reading:
         ids: the whole text `[length]`; masked positions hold `Denoiser.mask_id`.
         rows: the positions that are computed, ascending; None: all. A computed row attends to all
             computed rows and to the rows of `store` at other positions, in both directions. A
-            position that is neither computed nor stored is not seen.
+            position that is neither computed nor stored is not seen. Stored rows at computed
+            positions are not read, and they stay as they were unless `keep` names them.
         want: the positions whose predictions are returned, ascending, among `rows`.
         store: rows of earlier forwards over this text; None: there are none.
         keep: the positions, among `rows`, whose keys and values are put into `store` after the
@@ -62,7 +63,8 @@ class Denoiser(Protocol):
 
     Predictions stand at their own positions: a model whose row i predicts position i + 1 (`shifted`
     checkpoints, such as Dream) is adapted by its runner, which also computes the rows before those
-    that are wanted.
+    that are wanted. Such an added row counts as a computed one: all others attend to it. It is
+    kept only if `keep` names it, so `rows` must hold it too.
     """
 
     @property
@@ -82,8 +84,29 @@ class Denoiser(Protocol):
     def read(self, readings: Sequence[Reading]) -> list[Float[Tensor, "want vocab"]]:
         """Read the texts in one forward; return the logits of the wanted positions of each.
 
+        Several readings may share a store if none of them keeps rows in it. Readings that compute,
+        read and return equal numbers of rows are one batch.
+
         Raises:
             ContextError: a text is longer than the window.
-            ValueError: positions are outside the text, or `want` or `keep` is not among `rows`.
+            ValueError: ids are outside the vocabulary or positions outside the text, positions are
+                not ascending, `want` or `keep` is not among `rows`, a store is that of another
+                model or length, or a reading keeps rows in a store that another reading uses.
+        """
+        ...
+
+
+@runtime_checkable
+class Completable(Protocol):
+    """Which partial answers can still become allowed ones."""
+
+    def allows(self, answer: IntArray) -> bool:
+        """Whether an answer, with the id of the mask at its open positions, can be completed."""
+        ...
+
+    def complete(self, answer: IntArray) -> IntArray | None:
+        """Return a whole allowed answer that contains the committed tokens in their order.
+
+        It may be shorter than the answer, or longer. None: there is none.
         """
         ...

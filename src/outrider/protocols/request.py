@@ -6,6 +6,7 @@ from outrider.core.types import (
     Prompt,
 )
 from outrider.protocols.cache import Cache
+from outrider.protocols.denoiser import Completable
 from outrider.sampling import Sampler
 
 
@@ -25,6 +26,9 @@ class Request:
     """Tokens of a text that the answer is expected to resemble; only drafters that copy read it."""
     in_parts: bool = False
     """Whether draft models read the text in parts, as `Budget.reading` allows."""
+    completable: Completable | None = None
+    """What a masked denoiser may write; models that write from left to right follow the walk of the
+    sampler."""
 
     @property
     def source_ids(self) -> tuple[int, ...]:
