@@ -1,8 +1,11 @@
 """What requests of one model may write: its grammars, and the checkers that users give."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from outrider.constraints.cfg import GrammarFilling, Vocabulary, grammar_of
+from outrider.constraints.cfg.grammar import Grammar as FreeGrammar
 from outrider.constraints.grammars import Grammars
 from outrider.constraints.token_texts import TokenTexts
 from outrider.core.errors import OptionError
@@ -11,6 +14,9 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.checker import Checker, Checks
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import MaskTimes, Walk
+
+_KEPT_GRAMMARS = 64
+"""Grammars of answers with gaps that are kept."""
 
 
 class Restrictions:
@@ -32,6 +38,7 @@ class Restrictions:
         """
         self._codec, self._ends, self._size = tokenizer, tuple(ends), vocab_size
         self.mask_times = MaskTimes()
+        self._free: OrderedDict[Constraint, FreeGrammar] = OrderedDict()
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -45,6 +52,26 @@ class Restrictions:
     @cached_property
     def _texts(self) -> TokenTexts:
         return TokenTexts(self._tokenizer("checker"))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(self._tokenizer("constraint"), self._ends, self._size())
+
+    def filling(self, constraint: Constraint | None, mask_id: int) -> GrammarFilling | None:
+        """Return what a masked denoiser may write under a constraint; None without one.
+
+        Raises:
+            OptionError: the constraint is not read by grammars with gaps (`constraints/cfg/`), or
+                there is no tokenizer of a checkpoint.
+        """
+        if constraint is None:
+            return None
+        grammar = self._free.get(constraint) or grammar_of(constraint)
+        self._free[constraint] = grammar
+        self._free.move_to_end(constraint)
+        while len(self._free) > _KEPT_GRAMMARS:
+            self._free.popitem(last=False)
+        return GrammarFilling(grammar, self._vocabulary, mask_id)
 
     def walk(self, constraint: Constraint | None) -> Walk | None:
         """Return a new walk over the grammar of a constraint; None without one."""
