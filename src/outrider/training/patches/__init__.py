@@ -1,0 +1,1 @@
+"""Trains a model of patches of images, and a smaller draft model of it."""
