@@ -1,0 +1,1 @@
+"""Tasks with dependent tokens (ParallelBench), written by a denoiser under several methods."""

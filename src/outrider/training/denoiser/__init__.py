@@ -1,0 +1,1 @@
+"""Training of a small masked denoiser from the weights of an autoregressive model."""

@@ -1,0 +1,1 @@
+"""Trains the unmasking filter of Learn2PD."""
