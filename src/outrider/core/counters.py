@@ -192,6 +192,8 @@ class Counters:
     next_tokens: int = 0
     forced: int = 0
     cut: int = 0
+    denoised_rows: int = 0
+    """Rows that the forwards of a masked denoiser computed, of all branches."""
     changed: int = 0
     drafted_at: list[int] = field(default_factory=list)
     accepted_at: list[int] = field(default_factory=list)
@@ -207,6 +209,8 @@ class Counters:
     """State that the policy of this tier keeps between rounds; no other code reads it."""
     reading: ReadingRecord | None = None
     """Which parts of a long input this tier has read (`context.reading.Reading`); None: all."""
+    kv_bytes: int = 0
+    """Bytes that the cache of this tier took at the end under a policy; 0 without one."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 

@@ -67,6 +67,7 @@ _SUMMED = (
     "next_tokens",
     "cut",
     "changed",
+    "denoised_rows",
 )
 
 

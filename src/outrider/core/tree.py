@@ -48,10 +48,13 @@ def ancestor_mask(parents: IntArray) -> BoolArray:
     return mask
 
 
-def visible_rows(tree: IntArray, first: int) -> BoolArray:
-    """Return the speculative slots visible to the rows from `first` on: ancestors. Rows below 0 are
-    those of the text, to which none is visible."""
-    rows = ancestor_mask(tree)[max(first, 0) :]
+def visible_rows(tree: IntArray, first: int, both: IntArray | None = None) -> BoolArray:
+    """Return the speculative slots visible to the rows from `first` on: ancestors, and to the rows
+    `both` all of them. Rows below 0 are those of the text, to which none is visible."""
+    seen = ancestor_mask(tree)
+    if both is not None:
+        seen[np.ix_(both, both)] = True
+    rows = seen[max(first, 0) :]
     return np.concatenate((np.zeros((max(-first, 0), len(tree)), dtype=np.bool_), rows))
 
 

@@ -9,6 +9,7 @@ import torch
 from outrider.core.layers import Exits
 from outrider.core.types import Exactness, Prompt
 from outrider.core.values import JsonValue
+from outrider.protocols.masks import BlockMask
 
 _CPU = torch.device("cpu")
 
@@ -58,6 +59,7 @@ class ModelInfo:
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
             where PyTorch decides.
         exits: the early exits that the model was trained for; None: it has none.
+        mask: the masks that it was trained to predict blocks of; None: it was not.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ModelInfo:
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None
     exits: Exits | None = None
+    mask: BlockMask | None = None
 
     def reads_in_parts(self, prompt: Prompt) -> bool:
         """Whether a prompt can be read in parts, and again together with its output."""

@@ -106,6 +106,7 @@ class Method(Generic[Made]):
         needs: what the method requires in addition to the target; empty if nothing.
         memory: what it stores, in bytes for a vocabulary of V or a text of n tokens.
         defaults: options for which a build by name uses another default than the class.
+        writes_values: it writes real vectors in place of tokens, with a rule of its own.
         more: options in addition to the fields of the class; the build by name handles them.
     """
 
@@ -118,6 +119,7 @@ class Method(Generic[Made]):
     memory: str = "none"
     defaults: Mapping[str, Value] = field(default_factory=dict[str, Value])
     more: tuple[Option, ...] = ()
+    writes_values: bool = False
 
     @property
     def options(self) -> dict[str, Option]:

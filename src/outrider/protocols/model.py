@@ -29,13 +29,15 @@ class Segment:
 
     `parents` are row numbers since the last commit; with None, the tokens continue from the newest
     row. `prompts` `[prompts, hidden]` are input embeddings that negative ids are read as: id -1 is
-    row 0 (`ModelInfo.reads_prompts`).
+    row 0 (`ModelInfo.reads_prompts`). With `both`, rows of negative ids also read those of this
+    segment that follow them, which is for chains of them alone.
     """
 
     cache: Cache
     tokens: IntArray
     parents: IntArray | None = None
     prompts: Float[Tensor, "prompts hidden"] | None = None
+    both: bool = False
 
 
 @runtime_checkable

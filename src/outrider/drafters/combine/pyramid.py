@@ -246,7 +246,10 @@ class Qualified:
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
         """Return the counters of this tier, followed by those of the inner tiers."""
         state.counters.off = state.off
-        inner = self.drafter.counters(state.sequence.state) if state.sequence else {}
+        if state.sequence is None:
+            return {self.name: state.counters}
+        state.counters.kv_bytes = state.sequence.cache.report.kv_bytes
+        inner = self.drafter.counters(state.sequence.state)
         return {self.name: state.counters} | inner
 
     def _idle(self, state: QualifiedState, tail: IntArray, budget: Budget) -> bool:

@@ -53,7 +53,7 @@ __all__ = ["ModelDrafter", "ModelState", "fits", "own_prompt", "unreadable"]
 
 
 @dataclass(slots=True)
-class _Chain:
+class Chain:
     """A chain under construction."""
 
     state: ModelState
@@ -110,7 +110,7 @@ class ModelDrafter:
             return [EMPTY_DRAFT] * len(states)
         reading = read_ahead(self.model, states, budgets)
         chains = [
-            _Chain(state, tail, self._depth(state, tail, budget), budget.stop)
+            Chain(state, tail, self._depth(state, tail, budget), budget.stop)
             for state, tail, budget in zip(states, tails, budgets, strict=True)
         ]
         active = [chain for chain in chains if chain.depth > 0]
@@ -120,13 +120,14 @@ class ModelDrafter:
             active = []
         while active:
             for chain, rows in zip(active, self.model.forward(segments, want), strict=True):
+                chain.state.counters.forwards += 1
                 self._extend(chain, rows)
             active = [chain for chain in active if not chain.done]
             segments = [Segment(c.state.cache, as_ids(c.tokens[-1:])) for c in active]
             want = [as_ids([c.state.cache.num_speculative]) for c in active]
         return timed([self._draft(chain) for chain in chains], reading)
 
-    def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
+    def _write(self, chains: Sequence[Chain], segments: Sequence[Segment]) -> bool:
         """Let the model generate the chains in one call; return false, with nothing done, if it
         cannot."""
         decoder = self.model.chain_decoder
@@ -154,7 +155,7 @@ class ModelDrafter:
             self._take(chain, tokens.tolist())
         return True
 
-    def _take(self, chain: _Chain, tokens: list[int]) -> None:
+    def _take(self, chain: Chain, tokens: list[int]) -> None:
         """Add the generated tokens to one chain."""
         state = chain.state
         chain.tokens = state.legal(tokens, chain.tail)
@@ -176,18 +177,19 @@ class ModelDrafter:
     def counters(self, state: ModelState) -> dict[str, Counters]:
         """Return the forwards and drafted tokens of this model."""
         state.counters.off = state.off
+        if state.cache is not None:
+            state.counters.kv_bytes = state.cache.report.kv_bytes
         return {self.name: state.counters}
 
     def _depth(self, state: ModelState, tail: IntArray, budget: Budget) -> int:
         asked = min(budget.share(self.name), budget.nodes)
         return min(asked, window(self.model, state, tail)) if asked > 0 else 0
 
-    def _extend(self, chain: _Chain, rows: Rows) -> None:
+    def _extend(self, chain: Chain, rows: Rows) -> None:
         """Draw the next token of one chain from the newest row."""
         state, logits = chain.state, rows.logits[0]
         sampler, counters = state.request.sampler, state.counters
         generated = [*state.written(chain.tail), *chain.tokens]
-        counters.forwards += 1
         probs = None
         try:
             if self.needs.probs:
@@ -210,7 +212,7 @@ class ModelDrafter:
             or self._stops(chain, rows, generated)
         )
 
-    def _stops(self, chain: _Chain, rows: Rows, generated: Sequence[int]) -> bool:
+    def _stops(self, chain: Chain, rows: Rows, generated: Sequence[int]) -> bool:
         """Whether the chain ends with the newly drawn token, which stays in the chain in both
         cases.
 
@@ -226,7 +228,7 @@ class ModelDrafter:
             chain.chances.append(head_chance(chain.stop, rows, 0, self.model.info.name))
         return chain.stop([*chain.chances, 1.0])
 
-    def _draft(self, chain: _Chain) -> Draft:
+    def _draft(self, chain: Chain) -> Draft:
         size = len(chain.tokens)
         if not size:
             return EMPTY_DRAFT

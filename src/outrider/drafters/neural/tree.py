@@ -126,6 +126,8 @@ class TreeDrafter:
     def counters(self, state: ModelState) -> dict[str, Counters]:
         """Return the forwards and drafted tokens of this model."""
         state.counters.off = state.off
+        if state.cache is not None:
+            state.counters.kv_bytes = state.cache.report.kv_bytes
         return {self.name: state.counters}
 
     def picking(self, sampler: Sampler) -> Picking:

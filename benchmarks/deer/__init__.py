@@ -1,0 +1,1 @@
+"""Measurements of masked draft models (`deer`)."""
