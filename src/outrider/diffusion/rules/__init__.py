@@ -1,0 +1,1 @@
+"""Commit rules, one file each: which positions a round commits."""
