@@ -1,11 +1,12 @@
 """The record of a passage that also lists the most probable tokens in the place of each token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from outrider.core.types import IntArray, Rows, Verdict
-from outrider.decoding import Generation
+from outrider.decoding import Generation, TokenLogprob
 
 Best = tuple[tuple[int, float], ...]
 """Tokens with their log-probabilities, the most probable first."""
@@ -24,10 +25,16 @@ class Listing(Generation):
     top: int = 1
     best: list[Best] = field(default_factory=list[Best])
 
-    def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
+    def advance(
+        self,
+        verdict: Verdict,
+        rows: Rows | None,
+        logprobs: Sequence[TokenLogprob] | None = None,
+    ) -> IntArray:
         """Append the emitted tokens, as any generation does, and their lists."""
         before = len(self.output)
-        added = Generation.advance(self, verdict, rows)
+        added = Generation.advance(self, verdict, rows, logprobs)
+        assert rows is not None  # passages are written from left to right
         for number, parent in zip(range(len(added)), (-1, *verdict.path), strict=False):
             generated = self.output[: before + number]
             scores = self.request.sampler.process(rows.logits[parent + 1], generated)

@@ -220,6 +220,7 @@ name = "a"
 target = "{target}"
 tasks = ["codes", "places"]
 facts = 2
+filler = 30
 problems = 9
 attempts = 64
 sinks = 1
@@ -244,12 +245,13 @@ def test_the_files_of_a_run_fit_their_model_alone(
         train_gates(config, out=tmp_path / "none", report=said.append)
     calls = list[str]()
 
-    def all_solved(names: list[str], *_: object) -> list[str]:
+    def all_solved(names: list[str], *rest: object) -> list[str]:
         calls.extend(names)
+        assert rest[-1] == 30
         return names[::2]
 
     def counted(method: str, model: Gated, problems: list[Problem], *rest: object) -> torch.Tensor:
-        assert len(problems) == 9
+        assert len(problems) == 9 and min(len(one.ids) for one in problems) > 45
         return fit(method, model, problems, *rest)  # type: ignore
 
     monkeypatch.setattr(train, "solved_names", all_solved)
@@ -264,6 +266,7 @@ def test_the_files_of_a_run_fit_their_model_alone(
         assert (gates.method, gates.sinks, gates.recent) == (method, 1, 3)
         assert np.array_equal(RLKV(gates=str(file)).loaded.values, gates.values)
         assert gates.facts["steps"] == 2 and gates.facts["tasks"] == ["codes", "places"]
+        assert gates.facts["filler"] == 30
         with pytest.raises(OptionError, match="another model"):
             gates.check("b" * 64, 2, 2)
     first = Gates.load(files["rlkv"]).values
@@ -273,6 +276,9 @@ def test_the_files_of_a_run_fit_their_model_alone(
     config.write_text(TOML.format(target=source).replace("facts = 2", "facts = 3"))
     train_gates(config, out=tmp_path / "run", report=said.append)
     assert len(calls) == 64  # other problems
+    config.write_text(TOML.format(target=source).replace("filler = 30", "filler = 31"))
+    with pytest.raises(AssertionError):
+        train_gates(config, out=tmp_path / "run", report=said.append)
 
 
 def test_faulty_options_are_refused() -> None:
@@ -281,6 +287,7 @@ def test_faulty_options_are_refused() -> None:
         ({"methods": ()}, "no method"),
         ({"tasks": ("sums",)}, "sums"),
         ({"facts": 1}, "facts is 1"),
+        ({"filler": -1}, "filler is -1"),
         ({"sinks": -1}, "sinks is -1"),
         ({"recent": 0}, "recent is 0"),
     ):

@@ -60,6 +60,25 @@ def test_the_rows_predict_the_answers_of_the_second_pass(task: str, tokenizer: T
     assert np.array_equal(spans[-1] + 1, np.arange(len(one.prompt), len(one.ids)))
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_filler_stands_between_the_facts_and_changes_none(task: str, tokenizer: Tokenizer) -> None:
+    plain, longer = (
+        make_problem(task, 4, tokenizer, random.Random(3), filler) for filler in (0, 90)
+    )
+    assert np.array_equal(longer.answer, plain.answer)
+    added = len(longer.ids) - len(plain.ids)
+    assert 90 <= added < 90 + 60
+    rest = iter(longer.ids.tolist())
+    assert all(token in rest for token in plain.ids.tolist())  # the same tokens in the same order
+    found, expected = (one.ids[one.rows + 1].tolist() for one in (longer, plain))
+    assert found == expected
+    places = np.split(longer.rows, np.flatnonzero(np.diff(longer.rows) > 1) + 1)
+    before = np.split(plain.rows, np.flatnonzero(np.diff(plain.rows) > 1) + 1)
+    moved = [int(a[0] - b[0]) for a, b in zip(places, before, strict=True)]
+    assert 0 < moved[0] <= moved[-1] <= added
+    assert len({*moved}) > 1 or task == "places"  # whose facts may stand in one sentence
+
+
 def test_a_problem_is_drawn_by_its_name(tokenizer: Tokenizer) -> None:
     def text(name: str) -> str:
         return tokenizer.decode(draw_problem(list(TASKS), 5, tokenizer, name).ids.tolist())
@@ -67,6 +86,8 @@ def test_a_problem_is_drawn_by_its_name(tokenizer: Tokenizer) -> None:
     assert text("0/1") == text("0/1") != text("0/2")
     kinds = {draw_problem(list(TASKS), 5, tokenizer, f"{i}").task for i in range(20)}
     assert kinds == set(TASKS)
+    named = [draw_problem(list(TASKS), 5, tokenizer, "0/1", filler) for filler in (0, 20)]
+    assert len(named[1].ids) >= len(named[0].ids) + 20
     assert make_problem("places", 99, tokenizer, random.Random(0)).prompt.size  # eight people
 
 

@@ -118,7 +118,7 @@ def _opened(task: Task) -> tuple[TokenTree, _Seen]:
     states.watch(cache, [last])
     read = states.kept(cache, 0, len(cache.text) - len(cache.pending))
     room = 1 + min(task.sampler.params.max_new_tokens, cache.remaining)
-    return TokenTree(model, cache, task.account), _Seen(read[:, 0], room)
+    return TokenTree(model, cache, task.account, watched=[last]), _Seen(read[:, 0], room)
 
 
 def _states(tree: TokenTree) -> Float[Tensor, "rows hidden"]:

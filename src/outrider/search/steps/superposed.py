@@ -206,6 +206,12 @@ class Superposed(Search):
                 f"superposed mixes embeddings, and {model.info.name} reads none",
                 hint="Use a model with a native runner, or drafts=1",
             )
+        if model.info.kv_policy:
+            raise OptionError(
+                f"superposed reads mixtures of tokens, of which {model.info.kv_policy} can keep no "
+                "text",
+                hint="Use drafts=1, or load the model without kv_policy",
+            )
         return model.embed
 
     def _counted(self, task: Task) -> Interpolated | None:

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Prompt, as_ids
-from outrider.protocols import LanguageModel, Segment
+from outrider.core.types import Prompt
+from outrider.protocols import LanguageModel
+from outrider.search.account import Account
 from outrider.search.steps.lookahead import entropies
+from outrider.search.tree import TokenTree
 
 _CUTS = np.arange(1, 100) / 100
 _HELD_OUT = 0.2
@@ -60,7 +62,7 @@ class Threshold:
 def observed(
     model: LanguageModel, prompt: Sequence[int], solution: Sequence[int]
 ) -> list[Observation]:
-    """Read a reference solution in one forward, and return an observation for each of its tokens.
+    """Read a reference solution, and return an observation for each of its tokens.
 
     Args:
         model: the model.
@@ -73,9 +75,12 @@ def observed(
     if not solution:
         return []
     [cache] = model.start([Prompt(token_ids=tuple(prompt))])
-    wanted = np.arange(-1, len(solution) - 1)
-    [rows] = model.forward([Segment(cache, as_ids(solution))], [wanted])
-    logits = rows.logits if rows.logits.dtype == torch.float64 else rows.logits.float()
+    tree = TokenTree(model, cache, Account())
+    rows = [tree.first()[None]]
+    if len(solution) > 1:
+        rows.append(tree.read(tree.root, solution[:-1]))
+    logits = torch.cat(rows)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     best = logits.argmax(-1).tolist()
     found = zip(entropies(torch.log_softmax(logits, -1)), best, solution, strict=True)
     return [Observation(entropy, token == given) for entropy, token, given in found]

@@ -14,6 +14,7 @@ _ALL: Mapping[str, Range] = {
     "sinks": Range(0, whole=True, hint="Give 0 or more tokens"),
     "recent": AT_LEAST_ONE,
     "facts": Range(2, whole=True, hint="Give at least 2 facts"),
+    "filler": Range(0, whole=True, hint="Give 0 or more tokens"),
     "problems": AT_LEAST_ONE,
     "attempts": AT_LEAST_ONE,
 }
@@ -90,6 +91,7 @@ class GatesRecipe:
         methods: what is trained: `rlkv`, `duo` or both.
         tasks: kinds of problems: `codes`, `places`.
         facts: facts of each pass of a text.
+        filler: tokens of sentences without facts between the facts of a text.
         problems: problems of the training, all solved by the model with full attention.
         attempts: largest number of problems that are tried for them.
         sinks: first tokens that local attention reads.
@@ -107,6 +109,7 @@ class GatesRecipe:
     methods: tuple[str, ...] = METHODS
     tasks: tuple[str, ...] = ("codes",)
     facts: int = 8
+    filler: int = 0
     problems: int = 128
     attempts: int = 4096
     sinks: int = 4

@@ -65,6 +65,17 @@ _PLACES = [
     "cinema",
 ]
 _VERBS = ("went to", "moved to", "travelled to")
+_OTHERS = (
+    " {who} saw a {thing} in the {place}.",
+    " In the {place}, {who} asked about the {thing}.",
+    " There was no {thing} at the {place}, so {who} went home.",
+    " {who} said that it would rain, and left the {thing} behind.",
+    " Nobody had been in the {place} for a long time.",
+    " When {who} came back, the {thing} was still there.",
+    " It was late, and the {place} was very quiet.",
+    " {who} and a friend talked about the old {thing} for an hour.",
+)
+"""Sentences that give no fact."""
 _BATCH = 32
 
 
@@ -107,7 +118,9 @@ TASKS: Mapping[str, Callable[[int, random.Random], Iterator[Fact]]] = {
 """What facts are about: numbers of things, or places of people."""
 
 
-def make_problem(task: str, facts: int, tokenizer: Tokenizer, rng: random.Random) -> Problem:
+def make_problem(
+    task: str, facts: int, tokenizer: Tokenizer, rng: random.Random, filler: int = 0
+) -> Problem:
     """Make one problem.
 
     The fact that is asked for at the end stands in the first half of both passes, so that recent
@@ -118,16 +131,21 @@ def make_problem(task: str, facts: int, tokenizer: Tokenizer, rng: random.Random
         facts: facts of each pass; at most those that the task knows.
         tokenizer: the model's.
         rng: draws the facts.
+        filler: at least so many tokens of sentences without facts stand at random places between
+            the facts.
     """
     first = list(TASKS[task](facts, rng))
     early = max(1, len(first) // 2)
     front, back = first[:early], first[early:]
     asked, answer = front[rng.randrange(early)]
     again = [*rng.sample(front, early), *rng.sample(back, len(back))]
-    pieces: list[Piece] = [(part, False) for fact in first for part in fact]
-    for question, known in again:
-        pieces += [(question, False), (known, True)]
-    pieces.append((asked, False))
+    parts: list[list[Piece]] = [[(question, False), (known, False)] for question, known in first]
+    parts += [[(question, False), (known, True)] for question, known in again]
+    while filler > 0:
+        other = _other(rng)
+        parts.insert(rng.randrange(len(parts) + 1), [(other, False)])
+        filler -= len(tokenizer.encode_plain(other))
+    pieces = [piece for part in parts for piece in part] + [(asked, False)]
     ids, rows = list[int](), list[int]()
     for text, is_answer in pieces:
         own = tokenizer.encode_plain(text)
@@ -139,11 +157,18 @@ def make_problem(task: str, facts: int, tokenizer: Tokenizer, rng: random.Random
     return Problem(task, as_ids(ids), as_ids(final), as_ids(rows))
 
 
-def draw_problem(tasks: Sequence[str], facts: int, tokenizer: Tokenizer, name: str) -> Problem:
+def _other(rng: random.Random) -> str:
+    who, thing, place = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.choice(_PLACES)
+    return rng.choice(_OTHERS).format(who=who, thing=thing, place=place)
+
+
+def draw_problem(
+    tasks: Sequence[str], facts: int, tokenizer: Tokenizer, name: str, filler: int = 0
+) -> Problem:
     """Make the problem of this name, which is the seed of all that is drawn; tasks are drawn
     too."""
     rng = random.Random(name)
-    return make_problem(rng.choice(list(tasks)), facts, tokenizer, rng)
+    return make_problem(rng.choice(list(tasks)), facts, tokenizer, rng, filler)
 
 
 def of_equal_length(problems: Sequence[Problem]) -> Iterator[list[int]]:

@@ -84,6 +84,7 @@ def solvable(
         "model": model.target.info.fingerprint,
         "tasks": list(recipe.tasks),
         "facts": recipe.facts,
+        "filler": recipe.filler,
         "seed": recipe.seed,
     }
     state = read_json(file)
@@ -92,7 +93,7 @@ def solvable(
     names: list[str] = state["solved"]
     while len(names) < recipe.problems and state["tried"] < recipe.attempts:
         tried = [f"{recipe.seed}/{state['tried'] + i}" for i in range(_TRIED)]
-        names += solved_names(tried, recipe.tasks, recipe.facts, model, tokenizer)
+        names += solved_names(tried, recipe.tasks, recipe.facts, model, tokenizer, recipe.filler)
         state["tried"] += _TRIED
         write_json(file, state)
         if stop.asked:
@@ -105,7 +106,9 @@ def solvable(
             hint="Choose another task, fewer facts, or a larger model",
         )
     names = names[: recipe.problems]
-    return [draw_problem(recipe.tasks, recipe.facts, tokenizer, name) for name in names]
+    return [
+        draw_problem(recipe.tasks, recipe.facts, tokenizer, name, recipe.filler) for name in names
+    ]
 
 
 def solved_names(
@@ -114,9 +117,10 @@ def solved_names(
     facts: int,
     model: Gated,
     tokenizer: Tokenizer,
+    filler: int = 0,
 ) -> list[str]:
     """Return those of the named problems that the model solves with full attention."""
-    problems = [draw_problem(tasks, facts, tokenizer, name) for name in names]
+    problems = [draw_problem(tasks, facts, tokenizer, name, filler) for name in names]
     right = solved(model, problems, torch.ones(model.shape))
     return [name for name, ok in zip(names, right, strict=True) if ok]
 
@@ -127,6 +131,7 @@ def _facts(recipe: GatesRecipe, method: str) -> dict[str, JsonValue]:
         "target": recipe.target,
         "tasks": list(recipe.tasks),
         "facts": recipe.facts,
+        "filler": recipe.filler,
         "problems": recipe.problems,
         "seed": recipe.seed,
         **own,

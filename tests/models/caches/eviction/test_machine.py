@@ -148,7 +148,8 @@ class Machine(RuleBasedStateMachine):
 
 @needs_kernels
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("rlkv", "actqkv")])
 def test_any_sequence_of_changes(name: str) -> None:
+    """`rlkv` keeps rows as `duo` does, and `actqkv` fetches blocks as `infllm` does."""
     machine = type(name, (Machine,), {"name": name, "fresh": {}})
     run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=14))
