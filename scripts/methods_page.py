@@ -57,6 +57,14 @@ _TITLES = {
         "`Generator.search(...)`, `outrider generate --search ...`: write several texts or "
         "branches, and return the best ones with scores.",
     ),
+    "diffusion": (
+        "Rules of masked denoisers",
+        "`--denoising`, `load(denoising=...)`: which positions of an answer a round commits.",
+    ),
+    "values": (
+        "Values in place of tokens",
+        "`outrider draw`: sequences of real vectors, such as the patches of an image.",
+    ),
     "learner": (
         "Learners",
         "`--learn`, `load(learn=...)`: train the draft model while requests run.",

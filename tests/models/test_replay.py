@@ -23,7 +23,7 @@ LENGTH = 24
 
 OF_ROWS = ("recycling", "stand", "lookahead", "fallback", "switch", "merge")
 """Drafters that learn from rows of refused tokens, or have such a part in their example."""
-OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "lud", "universal", "none")
+OF_PARTS = ("rest", "swift", "del", "skip", "s2d", "ppd", "lud", "deer", "universal", "none")
 """Drafters that need a store, layers of the target, early exits or another tokenizer."""
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -33,6 +33,7 @@ from tests.guidance.toys import image_prompt
 CONFIG = ContextConfig(keep_ratio=0.5, refresh=2)
 RUNNERS = {
     "OwnModel",
+    "NextToken",
     "Decoder",
     "NativeDecoder",
     "StaticDecoder",
@@ -227,6 +228,8 @@ def test_every_wrapper_is_tested() -> None:
     assert derived == set(WRAPPERS)
     named = {kind.__name__ for kind in WRAPPERS} | RUNNERS
     for file in Path(outrider.__file__).parent.rglob("*.py"):
+        if "continuous" in file.parts:  # models of real vectors, whose caches hold no tokens
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 verbs = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}

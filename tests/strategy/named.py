@@ -17,7 +17,7 @@ FITTING = {
 OF_HEADS = ("hinted", "eagle3", "eagle1", "fspad", "medusa", "clover", "chimera")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
-OF_FILES = ("ppd", "lud", "universal")
+OF_FILES = ("ppd", "lud", "universal", "deer")
 """Drafters that need other files; tests/drafters/heads and tests/drafters/neural make some."""
 
 OF_PROBES = ("judge",)

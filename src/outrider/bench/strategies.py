@@ -24,6 +24,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         if name not in ("auto", "model", "pyramid", "none")
     },
     "auto": {"drafter": "auto"},
+    **{name: {"denoising": name} for name in names("diffusion")},
     "distribution": {"mode": "distribution", "drafter": "model"},
     "assisted": {"mode": "assisted", "drafter": "pyramid"},
     "fuzzy": {"mode": "fuzzy", "drafter": "pyramid"},
@@ -150,7 +151,14 @@ def _options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     known = [name for name in OPTIONS if name not in RESERVED]
     reject_unknown(f"option of strategy {recipe!r}:", options, [*known, *ALIASES])
-    return {**RECIPES.get(recipe, {"mode": "exact", "drafter": recipe}), **options}
+    return {**RECIPES.get(recipe, _recipe(recipe)), **options}
+
+
+def _recipe(expression: str) -> dict[str, Any]:
+    """Return the keywords for an expression such as `sam(handicap=2)` or `threshold(block=8)`."""
+    if expression.partition("(")[0] in names("diffusion"):
+        return {"denoising": expression}
+    return {"mode": "exact", "drafter": expression}
 
 
 def _value(key: str, text: str) -> Any:

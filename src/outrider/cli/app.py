@@ -18,6 +18,7 @@ from outrider.cli.commands.caption import caption
 from outrider.cli.commands.chat import chat
 from outrider.cli.commands.datastore import datastore
 from outrider.cli.commands.demo import demo
+from outrider.cli.commands.draw import draw
 from outrider.cli.commands.generate import generate
 from outrider.cli.commands.info import info
 from outrider.cli.commands.methods import methods
@@ -39,7 +40,7 @@ class _InOrder(TyperGroup):
 
 ORDER = (
     *("generate", "chat", "serve", "bench", "methods", "demo"),
-    *("summarize", "caption"),
+    *("summarize", "caption", "draw"),
     *("tune", "info", "calibrate", "analyze"),
     *("train", "datastore"),
 )
@@ -79,6 +80,10 @@ app.command(
     short_help="Summarize files; the model reads the relevant parts.", rich_help_panel=INPUTS
 )(grouped(summarize))
 app.command(short_help="Write a caption for each image.", rich_help_panel=INPUTS)(grouped(caption))
+app.command(
+    short_help="Draw small images with a model of patches, and a draft model.",
+    rich_help_panel=INPUTS,
+)(grouped(draw))
 app.command(
     short_help="Measure whether drafting pays here, and with which drafter.",
     rich_help_panel=MEASURE,

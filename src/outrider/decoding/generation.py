@@ -146,9 +146,26 @@ class Generation:
             token_times=list(self.token_times),
         )
 
-    def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
+    def end(self, reason: FinishReason) -> None:
+        """End a request that runs, for a reason that its tokens do not show."""
+        if self.finish is None:
+            self._end(reason)
+
+    def advance(
+        self,
+        verdict: Verdict,
+        rows: Rows | None,
+        logprobs: Sequence[TokenLogprob] | None = None,
+    ) -> IntArray:
         """Append the emitted tokens up to the point where the text ends; return the tokens that are
-        kept."""
+        kept.
+
+        Args:
+            verdict: the decision of the rule.
+            rows: what the forward returned, for log-probabilities; None: there are none, or they
+                are given.
+            logprobs: one for each emitted token, if they are known otherwise.
+        """
         if verdict.error is not None:
             self.error = verdict.error
             self._end(FinishReason.ERROR)
@@ -165,7 +182,10 @@ class Generation:
         self.sources += verdict.sources[:kept]
         self.changed += verdict.changed[:kept]
         self.token_times += [perf_counter()] * kept
-        self._note_logprobs(verdict, rows, kept)
+        if logprobs is not None:
+            self.logprobs += logprobs[:kept]
+        elif rows is not None:
+            self._note_logprobs(verdict, rows, kept)
         while reason is None and (forced := self._forced()) is not None:
             self.output.append(forced)
             self.sources.append(GRAMMAR)

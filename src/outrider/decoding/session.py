@@ -349,10 +349,8 @@ class Session:
         for part in ready:
             if len(part.left):
                 part.advance()
-            request = part.generation.request
-            sequences = sequences_of(
-                self.stage, [request], [part.cache], [part.previous], part.begun
-            )
+            own = part.generation.request
+            sequences = sequences_of(self.stage, [own], [part.cache], [part.previous], part.begun)
             self._join([part.generation], sequences)
 
 
@@ -362,14 +360,22 @@ def generate(
     previous: Sequence[Earlier | None] | None = None,
     guard: Guard | None = None,
 ) -> Iterator[list[Generation]]:
-    """Run rounds until every request has ended; yield the requests that advanced, round by round.
+    """Run a session over a fixed list, as `run_session`."""
+    yield from run_session(Session(stage, guard), generations, previous)
+
+
+def run_session(
+    session: Session,
+    generations: Sequence[Generation],
+    previous: Sequence[Earlier | None] | None = None,
+) -> Iterator[list[Generation]]:
+    """Run rounds of a new session until these requests have ended; yield those that advanced.
 
     Raises `ContextError` before any token is generated if a prompt does not fit. For a prompt with
     images, this is known only after it is read.
     """
     if any(g.request.output for g in generations):
         raise ValueError("a Generation runs only once; create a new one")
-    session = Session(stage, guard)
     session.add(generations, previous)
     while session.pending:
         yield session.step()

@@ -9,6 +9,8 @@ import torch
 
 from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning, VocabularyError
+from outrider.diffusion.rule import Diffusion
+from outrider.engine.denoisers.choosing import DENOISED, Groups, rule_for
 from outrider.engine.drafts.foreign import is_foreign, with_tokens
 from outrider.engine.generation_config.fields import unfollowed
 from outrider.engine.generator import Generator
@@ -47,7 +49,9 @@ from outrider.sampling import SamplingParams
 from outrider.strategy.calibration import Calibration, load_calibrations
 from outrider.strategy.datastores import open_datastore
 from outrider.strategy.guiding import guided
+from outrider.strategy.making import GivenDenoising
 from outrider.strategy.recipe import Cascade, Speculation
+from outrider.strategy.strategy import Strategy
 
 Tiers = Sequence[tuple[str, ModelSource]]
 """Name and source of each tier, target first."""
@@ -59,11 +63,15 @@ def build(
     runtime: Runtime,
     reading: Reading,
     learning: Learning,
+    denoising: GivenDenoising = None,
 ) -> Generator:
     """Check the options, plan memory, load the models and build a generator. Raises
     `OutriderError`.
     """
     runtime.use_threads()
+    rule = rule_for(denoising, Groups(models, speculation, runtime, reading, learning))
+    if rule is not None:
+        return _denoiser(models, runtime, rule)
     tiers = speculation.tiers(models.sources(speculation.mode == "none"))
     tiers, head = take_head(tiers)
     device = resolve_device(runtime.device)
@@ -143,6 +151,24 @@ def build(
         context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
         guidance=recipe,
+    )
+
+
+def _denoiser(models: Models, runtime: Runtime, rule: Diffusion) -> Generator:
+    """Load a masked denoiser, and build a generator that writes with a commit rule."""
+    device = resolve_device(runtime.device)
+    tiers = [(name, _wrapped(name, source)) for name, source in models.sources(undrafted=True)]
+    dtype = resolve_dtype(runtime.dtype, device)
+    demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
+    plan_memory(demands, context=runtime.planned_context, device=device)
+    codec, _ = _tokenizers(models, tiers)
+    [target] = _loaded(models, tiers, runtime, device, {})
+    return Generator(
+        Strategy(target=target, denoising=rule),
+        tokenizer=codec,
+        defaults=_defaults(target, codec),
+        mode=DENOISED,
+        context_length=_context_length(runtime.context_length, target),
     )
 
 

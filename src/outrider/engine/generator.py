@@ -11,8 +11,9 @@ from outrider.core.checks import Range
 from outrider.core.errors import OptionError, OutriderError
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
-from outrider.decoding import Earlier, Learned, generate
+from outrider.decoding import Earlier, Learned
 from outrider.decoding.generation import Generation
+from outrider.decoding.session import run_session
 from outrider.engine.learners.learning import teach
 from outrider.engine.particles.drawing import Drawing
 from outrider.engine.requests import (
@@ -273,7 +274,8 @@ class Generator(Drawing):
         previous = [kept, *[learned] * (len(generations) - 1)]
         whole = False
         try:
-            yield from generate(strategy.stage, generations, previous, self.guard_of(strategy))
+            session = strategy.session(self.guard_of(strategy))
+            yield from run_session(session, generations, previous)
             whole = True
         except (GeneratorExit, OutriderError):  # between two rounds, or before the first one
             whole = True
@@ -358,17 +360,21 @@ class Generator(Drawing):
         """
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
+        mask_id = self._strategy.mask_id if isinstance(self._strategy, Strategy) else None
         sampler = sampler or Sampler(
             params,
             prompt_ids=prompt.token_ids,
             end_ids=self.defaults.end_ids,
             sample=sample,
-            walk=self.restrictions.walk(params.constraint),
+            walk=self.restrictions.walk(params.constraint) if mask_id is None else None,
             checks=self.restrictions.checks(params.checker),
         )
+        filling = None
+        if mask_id is not None:
+            filling = self.restrictions.filling(params.constraint, mask_id)
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
-            Request(prompt, sampler, prediction=tuple(prediction)),
+            Request(prompt, sampler, prediction=tuple(prediction), completable=filling),
             text_stream(self.tokenizer, prompt, params, shown),
             window=window,
         )

@@ -19,7 +19,7 @@ from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, Learner
 from outrider.strategy.guiding import GivenGuidance
-from outrider.strategy.making import GivenKvPolicy
+from outrider.strategy.making import GivenDenoising, GivenKvPolicy
 from outrider.strategy.profile import Profile
 from outrider.strategy.recipe import Speculation
 
@@ -57,6 +57,7 @@ def load(
     guidance: GivenGuidance = 1.0,
     layer_skipping: float = 1.0,
     coprocessor: str | Path | None = None,
+    denoising: GivenDenoising = None,
     learn: str | Learner | None = None,
     learn_folder: str | Path | None = None,
     adapter: str | Path | None = None,
@@ -142,6 +143,10 @@ def load(
             latents are written into the target's cache (`models/latents/augmented.py`). The
             guarantee of `mode` refers to the text of the target with latents, which differs from
             that without them. It needs a second copy of the target's weights.
+        denoising: which positions a masked denoiser writes in a round: a `Diffusion`, or its name,
+            such as `threshold(block=16,cache=dual)` (`outrider methods --kind diffusion`). None is
+            `threshold` for a masked denoiser. `none` writes from left to right, a token for each
+            forward, as mode `none` does. `max_new_tokens` is the number of positions.
         learn: what is learned while requests run: `osd`, with options such as `osd(rate=3e-4)`,
             trains the draft model at the places where the target corrects it (Online Speculative
             Decoding; `Generator.learner`); or a `Learner`. The guarantee of `mode` stays.
@@ -211,7 +216,7 @@ def load(
     )
     learning = Learning(learn=learn, learn_folder=learn_folder)
     used, speculation = profile_for(profile, models, speculation, runtime, reading, learning)
-    generator = build(models, speculation, runtime, reading, learning)
+    generator = build(models, speculation, runtime, reading, learning, denoising)
     if used is not None:
         generator.profile = used
         generator.limit(used.schedule)

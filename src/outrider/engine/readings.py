@@ -24,13 +24,17 @@ def reading_of(
 
 
 def cache_figures(
-    generation: Generation, below: Sequence[str], bytes_per_token: int
+    generation: Generation,
+    below: Sequence[str],
+    stages: Mapping[str, Counters],
+    bytes_per_token: int,
 ) -> dict[str, JsonValue] | None:
     """Return what caches under a policy have kept; None if all caches keep all rows.
 
     Args:
         generation: the request.
         below: policies of the models below the target.
+        stages: counters of the tiers below the target.
         bytes_per_token: size of the target's keys and values for one token.
     """
     if generation.sequence is None:
@@ -44,6 +48,7 @@ def cache_figures(
         found["full_bytes"] = (len(cache.text) - 1) * bytes_per_token
     if below:
         found["draft_policy"] = ", ".join(dict.fromkeys(below))
+        found["draft_bytes"] = sum(counters.kv_bytes for counters in stages.values())
     return found or None
 
 

@@ -51,6 +51,7 @@ class Speculation:
             "mean_accepted_length": metrics.mean_accepted_length(c),
             "block_efficiency": metrics.block_efficiency(c),
             "changed_tokens": c.changed,
+            **({"denoised_rows": c.denoised_rows} if c.denoised_rows else {}),
             "sources": {"draft": 0, "qualifier": 0, "target": 0} | c.sources,
             "undrafted_rounds": c.undrafted_rounds,
             "predicted_tokens_per_second": self.predicted_tokens_per_second,
@@ -101,7 +102,7 @@ class Result:
         guidance: the scale of classifier-free guidance, or another guidance method; None without.
         cache: figures of caches under a policy: `policy`, `bytes` of keys and values at the end and
             `full_bytes` of a cache that keeps all rows; `draft_policy` of the models below the
-            target. None: all caches keep all rows.
+            target, and `draft_bytes` of their caches. None: all caches keep all rows.
         validated: whether the text follows its JSON schema, checked after decoding; None without a
             schema, and for a schema that the grammar enforces as a whole (`Constraint.enforced`).
     """
@@ -257,7 +258,7 @@ class ResultMaker:
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
             guidance=generation.sequence.cache.report.guidance if generation.sequence else None,
-            cache=cache_figures(generation, self.draft_policies, self.bytes_per_token),
+            cache=cache_figures(generation, self.draft_policies, stages, self.bytes_per_token),
             validated=validated(generation.request.sampler.params.constraint, generation.text),
         )
 

@@ -18,6 +18,8 @@ from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda import decoder_for
+from outrider.models.denoisers.loading import is_denoiser, load_denoiser
+from outrider.models.denoisers.next_token import NextToken
 from outrider.models.devices import check_cache_dtype, resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder, supports
 from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
@@ -90,6 +92,8 @@ def load_model(
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     checkpoint = open_checkpoint(local_folder(source))
+    if is_denoiser(checkpoint):
+        return _denoiser(checkpoint, name, dtype, place, threads, (adapter, cache_dtype, kv_policy))
     added = None if adapter is None else Adapter.load(adapter)
     if added is not None:
         checkpoint = with_adapter(checkpoint, added)
@@ -114,6 +118,35 @@ def load_model(
         return model
     called = name or str(source)
     return with_vision(model, checkpoint, dtype=kind, device=place, name=called, **trust)
+
+
+def _denoiser(
+    checkpoint: Checkpoint,
+    name: str | None,
+    dtype: str | torch.dtype,
+    place: torch.device,
+    threads: int | None,
+    unused: tuple[str | Path | None, str, KvPolicy | None],
+) -> LanguageModel:
+    """Load a masked denoiser, as a model of the next token.
+
+    Raises:
+        OptionError: an option that denoisers do not have.
+    """
+    adapter, cache_dtype, kv_policy = unused
+    given = {
+        "an adapter": adapter is not None,
+        f"cache_dtype {cache_dtype}": cache_dtype != "auto",
+        "a policy of the cache": kv_policy is not None,
+    }
+    for what in (what for what, is_given in given.items() if is_given):
+        raise OptionError(
+            f"{what} is given, and {name or checkpoint.path} is a masked denoiser",
+            hint="Leave it out",
+        )
+    return NextToken(
+        load_denoiser(checkpoint, name=name, dtype=dtype, device=place, threads=threads)
+    )
 
 
 def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:

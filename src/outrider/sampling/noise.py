@@ -38,6 +38,9 @@ class Purpose(IntEnum):
     node."""
     RESAMPLE = 5
     """Which particles continue, and which one is drawn at the end (`constraints/monte_carlo/`)."""
+    UNMASK = 6
+    """The token of a masked position in one round, or the place of the position in a random order
+    (`diffusion/`)."""
 
 
 def _finalise(x: int) -> int:

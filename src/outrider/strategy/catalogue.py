@@ -37,6 +37,7 @@ DRAFTERS = (
     "drafters.neural.tree",
     "drafters.neural.s2d",
     "drafters.neural.universal",
+    "drafters.neural.deer",
     "drafters.heads.hinted",
     "drafters.heads.eagle3",
     "drafters.heads.eagle1",
@@ -150,6 +151,19 @@ KV_POLICIES = (
 LEARNERS = ("learning.osd",)
 """Modules of learners, which train a draft model while requests run."""
 
+DIFFUSION = (
+    "diffusion.rules.low_confidence",
+    "diffusion.rules.threshold",
+    "diffusion.rules.factor",
+    "diffusion.rules.learned",
+    "diffusion.rules.confident",
+    "diffusion.rules.explore",
+)
+"""Modules of commit rules, which write the texts of masked denoisers."""
+
+VALUES = ("diffusion.continuous.cspd",)
+"""Modules of methods that write real vectors in place of tokens."""
+
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
     "growth": GROWTHS,
@@ -162,6 +176,8 @@ KINDS: Mapping[str, Sequence[str]] = {
     "constraint": CONSTRAINTS,
     "learner": LEARNERS,
     "search": SEARCHES,
+    "diffusion": DIFFUSION,
+    "values": VALUES,
 }
 """Maps each kind of method to its tuple of modules."""
 

@@ -2,13 +2,14 @@
 
 from dataclasses import fields, is_dataclass
 
+from outrider.diffusion.rule import Diffusion
 from outrider.drafters.neural.growth import Growth
 from outrider.policies import ExpectedGain
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.protocols.method import Value, plain_options, text_of
 from outrider.strategy.catalogue import KINDS, records
 
-Described = Drafter | AcceptanceRule | DraftPolicy | Growth
+Described = Drafter | AcceptanceRule | DraftPolicy | Growth | Diffusion
 
 _MOST_SOURCES = 6
 """Largest number of sources of a policy that are listed."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.expression import Expression
+from outrider.diffusion.rule import Diffusion
 from outrider.drafters.given import Given
 from outrider.drafters.method import unknown_priors
 from outrider.drafters.neural.growth import Growth
@@ -19,6 +20,9 @@ from outrider.strategy.catalogue import drafter_record, drafter_records, names, 
 
 GivenKvPolicy = str | KvPolicy | None
 """A policy of the cache: an expression such as `snapkv(budget=0.3)`, an object, or None."""
+
+GivenDenoising = str | Diffusion | None
+"""How a masked denoiser writes: an expression such as `threshold(block=16)`, an object, or None."""
 
 _BUDGET = Range(
     0,
@@ -139,6 +143,15 @@ def make_kv_policy(
         _refuse("kv-policy", "KvPolicy", asked)
     other = budget is not None and found is asked
     return replace(found, budget=budget) if other else found
+
+
+def make_denoising(asked: str | Diffusion) -> Diffusion:
+    """Build the commit rule of an expression; return a built one as it is.
+
+    Raises `OptionError` for anything else.
+    """
+    found = _built("diffusion", asked) if isinstance(asked, str) else asked
+    return found if isinstance(found, Diffusion) else _refuse("diffusion", "Diffusion", asked)
 
 
 _NO_OPTIONS: Mapping[str, Value] = MappingProxyType({})

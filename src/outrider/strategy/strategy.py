@@ -7,9 +7,12 @@ import torch
 from outrider.acceptance import Match
 from outrider.core.errors import StrategyError
 from outrider.core.types import Exactness
-from outrider.decoding import Stage
+from outrider.decoding import Session, Stage
+from outrider.diffusion.rule import Diffusion
+from outrider.diffusion.session import DenoisingSession
 from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.combine.compatibility import check_fit, check_states
+from outrider.models.denoisers.next_token import NextToken
 from outrider.policies import FixedLength
 from outrider.policies.guard import Guard, Mode
 from outrider.policies.schedule import Schedule
@@ -23,6 +26,8 @@ class Strategy:
     the drafter while it is used, and `schedule` limits drafts while many requests run at once.
     Under rules other than `Match` it is not used: lengths of drafts may change their texts.
 
+    With `denoising`, a masked denoiser writes the positions of a text in any order; nothing drafts.
+
     Raises `StrategyError` if the parts do not fit: the rule judges other drafts than the drafter
     makes, or needs something that the drafter does not provide.
     """
@@ -33,8 +38,11 @@ class Strategy:
     policy: DraftPolicy = field(default_factory=FixedLength)
     learner: Learner | None = None
     schedule: Schedule = field(default_factory=Schedule)
+    denoising: Diffusion | None = None
 
     def __post_init__(self) -> None:
+        if self.denoising is not None:
+            self._check_denoising()
         check_fit(self.rule, self.drafter)
         check_states(self.rule, self.target)
         if self.rule.needs.probs and self.policy.adaptive:
@@ -45,6 +53,32 @@ class Strategy:
                 hint="Use FixedLength, or Match as the rule",
             )
         object.__setattr__(self, "drafter", self.drafter.bind(self.rule.needs, 1))
+
+    def _check_denoising(self) -> None:
+        if not isinstance(self.target, NextToken):
+            raise StrategyError(
+                f"denoising is given, but {self.target.info.name} is no masked denoiser",
+                hint="Leave it out, or give a masked denoiser as the target",
+            )
+        if self.drafts:
+            raise StrategyError(
+                "denoising and a drafter are given together, and a denoiser writes without drafts",
+                hint="Leave one of them out",
+            )
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of a masked position; None: texts are written from left to right."""
+        if self.denoising is None or not isinstance(self.target, NextToken):
+            return None
+        return self.target.denoiser.mask_id
+
+    def session(self, guard: Guard | None = None) -> Session:
+        """Return a new session of requests with this strategy."""
+        if self.denoising is None:
+            return Session(self.stage, guard)
+        assert isinstance(self.target, NextToken)  # checked at the beginning
+        return DenoisingSession(self.stage, denoiser=self.target.denoiser, rule=self.denoising)
 
     @property
     def stage(self) -> Stage:
@@ -66,9 +100,12 @@ class Strategy:
 
         The outermost rule can lower it, a target that changes the text of the model it wraps
         (`SkippingModel`), and rounding: only float64 in all parts and the compiled CPU runner
-        compute a row of a draft as a row on its own.
+        compute a row of a draft as a row on its own. With `denoising`, the text depends on which
+        positions are written together.
         """
         own = self.target.info.exactness
+        if self.denoising is not None:
+            return Exactness.LOSSY
         if not self.drafts and self.rule.exactness is Exactness.LOSSY:
             return own
         rows = Exactness.ROUNDING if self.drafts and self._rounds else Exactness.IDENTICAL
@@ -125,6 +162,9 @@ class Strategy:
 
     def describe(self) -> str:
         """Describe the strategy as a tree of at most five lines."""
+        if self.denoising is not None:
+            head = f"target {self.target.info.name}: {self.exactness}"
+            return f"{head}\n└─ denoising  {expression_of(self.denoising)}"
         models = models_of(self.drafter)
         lines = [
             f"rule     {expression_of(self.rule)}",
@@ -146,5 +186,6 @@ class Strategy:
             "drafter": expression_of(self.drafter),
             "rule": expression_of(self.rule),
             "policy": expression_of(self.policy),
+            **({} if self.denoising is None else {"denoising": expression_of(self.denoising)}),
         }
         return f"Strategy({', '.join(f'{name}={part}' for name, part in parts.items())})"

@@ -48,8 +48,8 @@ def check_method(method: Method[object]) -> None:
         )
     else:
         require(
-            method.promise in (Exactness.IDENTICAL, Exactness.LOSSY),
-            f"{name}: only a rule promises a distribution",
+            method.promise in (Exactness.IDENTICAL, Exactness.LOSSY) or method.writes_values,
+            f"{name}: only a rule, or a method of values, promises a distribution",
         )
 
 

@@ -6,13 +6,11 @@ from typing import Any
 import pytest
 
 from outrider.context.config import ContextConfig
-from outrider.core.errors import ContextError
-from outrider.strategy.catalogue import names
+from outrider.core.errors import ContextError, OptionError
 from tests.engine.caching.policies import PROMPT, generator, model, policy
 
-WRITE: dict[str, Any] = {"max_new_tokens": 32, "seed": 3, "temperature": 0.5}
+WRITE: dict[str, Any] = {"max_new_tokens": 24, "seed": 3, "temperature": 0.5}
 DRAFTING: dict[str, Any] = {"drafter": "recycling", "num_draft_nodes": 12, "guard": "off"}
-POLICIES = names("kv-policy")
 SOME = ("streaming", "h2o", "snapkv", "infllm")
 
 STORY = " ".join(
@@ -26,7 +24,7 @@ STORY = " ".join(
 )
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ["streaming", "h2o", "snapkv", "duo"])
 def test_a_second_turn_is_written_as_if_read_alone(name: str) -> None:
     kept = generator(model(), kv_policy=policy(name), **DRAFTING)
     first = kept.generate(PROMPT, **WRITE)
@@ -40,7 +38,7 @@ def test_a_second_turn_is_written_as_if_read_alone(name: str) -> None:
     assert cut.token_ids == kept.generate(shorter, **WRITE).token_ids
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ["streaming", "h2o", "infllm"])
 def test_samples_and_texts_of_a_batch_are_those_written_alone(name: str) -> None:
     own = generator(model(), kv_policy=policy(name), **DRAFTING)
     several = own.generate([PROMPT, STORY], n=2, **WRITE)
@@ -51,14 +49,15 @@ def test_samples_and_texts_of_a_batch_are_those_written_alone(name: str) -> None
     assert several[0][0].token_ids != several[0][1].token_ids
 
 
-@pytest.mark.parametrize("refresh", [0, 6])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(
+    ("name", "refresh"), [("streaming", 6), ("h2o", 6), ("snapkv", 6), ("infllm", 0)]
+)
 def test_a_selection_is_refreshed_and_drafts_change_nothing(name: str, refresh: int) -> None:
     config = ContextConfig(chunk_size=16, keep_ratio=0.5, refresh=refresh)
     texts = []
     for how in ({"mode": "none"}, DRAFTING):
         own = generator(model(), kv_policy=policy(name), selection=config, **how)
-        result = own.generate("Who ate fish? The", documents=STORY, min_new_tokens=30, **WRITE)
+        result = own.generate("Who ate fish? The", documents=STORY, min_new_tokens=20, **WRITE)
         refreshes = refresh > 0 and policy(name).reads_texts  # else chunks are chosen once
         assert result.reading is not None and (result.reading.refreshes > 0) == refreshes
         assert result.cache is not None and result.cache["policy"] == str(policy(name))
@@ -66,7 +65,7 @@ def test_a_selection_is_refreshed_and_drafts_change_nothing(name: str, refresh: 
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ["h2o", "infllm"])
 def test_guidance_mixes_compressed_readings(name: str) -> None:
     texts = []
     for how in ({"mode": "none"}, DRAFTING):
@@ -78,7 +77,7 @@ def test_guidance_mixes_compressed_readings(name: str) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ["h2o", "snapkv"])
 def test_skipped_layers(name: str) -> None:
     texts = [
         generator(model(), kv_policy=policy(name), layer_skipping=1.5, **how)
@@ -89,7 +88,7 @@ def test_skipped_layers(name: str) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ["streaming", "snapkv"])
 def test_a_grammar(name: str) -> None:
     texts = [
         generator(model(), kv_policy=policy(name), **how)
@@ -101,13 +100,12 @@ def test_a_grammar(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_beams_fork_compressed_caches(name: str) -> None:
+def test_searches_read_what_a_single_text_would_read(name: str) -> None:
     own = generator(model(), kv_policy=policy(name), mode="none")
     found = own.search("beam(num_beams=3)", PROMPT, max_new_tokens=20)
-    again = own.search("beam(num_beams=3)", PROMPT, max_new_tokens=20)
-    assert found.best.text == again.best.text
-    if not policy(name).reads_texts:  # no row of a branch is dropped before it becomes the text
-        return
+    assert found.best.logprob is not None and len(found.best.token_ids) > 8
+    with pytest.raises(OptionError, match="superposed reads mixtures"):
+        own.search("superposed(drafts=2)", PROMPT, max_new_tokens=20)
     one = own.search("beam(num_beams=1)", PROMPT, max_new_tokens=20)
     greedy = own.generate(PROMPT, max_new_tokens=20, temperature=0.0)
     assert one.best.text == greedy.text
@@ -149,5 +147,11 @@ def test_results_tell_policies_and_bytes() -> None:
     rows = result.prompt_tokens + result.completion_tokens - 1
     assert figures["full_bytes"] == rows * model().info.bytes_per_token
     assert figures["bytes"] < figures["full_bytes"]
+    # Whole blocks of 64 slots of each plane, with room for further rows.
+    draft = model("draft").info.bytes_per_token
+    assert figures["draft_bytes"] % (64 * draft) == 0
+    assert (
+        0 < figures["draft_bytes"] < figures["full_bytes"] // model().info.bytes_per_token * draft
+    )
     plain = generator(model(), mode="none").generate(PROMPT, **WRITE)
     assert plain.cache is None and "cache" not in plain.to_dict()

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from outrider.cli.commands.benches.compare import compare
 from outrider.cli.commands.benches.constraints import constraints
+from outrider.cli.commands.benches.parallel import parallel
 from outrider.cli.commands.benches.serve import serve
 from outrider.cli.commands.verify_cost import verify_cost
 from outrider.cli.options.bench_options import (
@@ -136,6 +137,7 @@ def speed(
 bench.command("verify-cost")(grouped(verify_cost))
 bench.command("serve")(grouped(serve))
 bench.command("constraints")(grouped(constraints))
+bench.command("parallel")(grouped(parallel))
 bench.command("compare")(compare)
 
 

@@ -122,6 +122,7 @@ def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype")
     """Collect facts from the settings and the headers of the weights."""
     from outrider.models.checkpoints.defaults import end_ids
     from outrider.models.checkpoints.window import read_window
+    from outrider.models.denoisers.loading import is_denoiser
     from outrider.models.memory import Demand, planned_dtype, text_config
     from outrider.strategy.guiding import by_needs
 
@@ -147,7 +148,7 @@ def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype")
         "stored_bytes": checkpoint.total_bytes,
         "runner": runner,
         "reason": reason,
-        "guidance": by_needs() if runner else {},
+        "guidance": by_needs() if runner and not is_denoiser(checkpoint) else {},
         "dtype": str(dtype).removeprefix("torch.") if planned == dtype else "stored",
         "weights_bytes": demand.weights,
         "quality": qualities(checkpoint),
@@ -261,8 +262,11 @@ def qualities(checkpoint: "Checkpoint") -> dict[str, dict[str, float]]:
 
 def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
     """Return the runner and the reason: Outrider's decoder, else `transformers`, else None."""
+    from outrider.models.denoisers.loading import is_denoiser
     from outrider.models.llama.decoder import supports
 
+    if is_denoiser(checkpoint):
+        return _OURS, "it is a masked denoiser, which writes positions in any order"
     ours = supports(checkpoint.config)
     if ours is None:
         return _OURS, "its architecture is one that Outrider runs itself"

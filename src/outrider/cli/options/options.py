@@ -253,8 +253,18 @@ class Speculation:
         option(
             panel="Speculation",
             metavar="FOLDER",
-            help="What `outrider train coprocessor` wrote: latents are added to the target's cache "
-            "behind each prompt. The text differs from that without them.",
+            help="From `outrider train coprocessor`: latents are added to the target's cache "
+            "behind each prompt, and the text differs.",
+        ),
+    ] = None
+    denoising: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("diffusion"),
+            help="Which positions a masked denoiser writes in a round: "
+            f"{', '.join(names('diffusion'))}; none: from left to right. Default: threshold.",
         ),
     ] = None
     context_length: Annotated[

@@ -82,7 +82,15 @@ class Screen:
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
         for place, heading in enumerate(rows[0]):
             words = place < labels
-            table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+            # a long label would take the place of the figures
+            long = words and max(len(row[heading]) for row in rows) > _LONGEST_LABEL
+            table.add_column(
+                heading,
+                justify="left" if words else "right",
+                no_wrap=words and not long,
+                max_width=_LONGEST_LABEL if long else None,
+                overflow="fold",
+            )
         for row in rows:
             table.add_row(*row.values())
         self.out.print(table, markup=False)
@@ -95,6 +103,9 @@ class Screen:
         for source, count in sources.items():
             self.err.out(f"{source} {count}  ", style=style_of(source), highlight=False, end="")
         self.err.out("tokens", style="dim", highlight=False)
+
+
+_LONGEST_LABEL = 40
 
 
 def style_of(source: str) -> str:
@@ -113,7 +124,10 @@ def summary(figures: Mapping[str, Any]) -> str:
     if speculation["drafted"]:
         parts.append(f"acceptance {speculation['acceptance_rate']:.0%}")
     parts.append(f"{speculation['block_efficiency']:.2f} tokens per target forward")
-    if speculation["exactness"] == "lossy":
+    if "denoised_rows" in speculation:
+        forwards, rows = speculation["target_forwards"], speculation["denoised_rows"]
+        parts.append(f"{forwards} forwards over {rows} positions in {speculation['rounds']} rounds")
+    elif speculation["exactness"] == "lossy":
         parts.append(changes(speculation["changed_tokens"], figures["completion_tokens"]))
     else:
         parts.append(f"{speculation['mode']} ({speculation['exactness']})")
@@ -133,7 +147,7 @@ def cache_kept(cache: Mapping[str, Any]) -> str:
         sizes = f"{size(cache['bytes'])}, all rows {size(cache['full_bytes'])}"
         parts.append(f"cache {cache['policy']} ({sizes})")
     if "draft_policy" in cache:
-        parts.append(f"draft cache {cache['draft_policy']}")
+        parts.append(f"draft cache {cache['draft_policy']} ({size(cache['draft_bytes'])})")
     return ", ".join(parts)
 
 

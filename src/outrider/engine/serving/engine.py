@@ -17,7 +17,7 @@ from time import perf_counter
 
 from outrider.core.errors import OutriderError, in_short
 from outrider.core.types import FinishReason
-from outrider.decoding import Learned, SequenceState, Session
+from outrider.decoding import Learned, SequenceState
 from outrider.decoding.generation import Generation
 from outrider.drafters import NoDrafter
 from outrider.engine.generator import Generator
@@ -76,7 +76,7 @@ class Engine:
         self._publish = publish
         self._inbox: SimpleQueue[Submission | str] = SimpleQueue()
         self._guard = generator.guard_of(self._strategy)
-        self._session = Session(self._strategy.stage, self._guard)
+        self._session = self._strategy.session(self._guard)
         self._in_parts = strategy.target.info.reads_in_parts
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
@@ -385,7 +385,7 @@ class Engine:
             self._session.preempt(sample.generation)
             self._scheduler.preempted(sample.key)
         self._strategy = replace(self._strategy, drafter=NoDrafter())
-        self._session = Session(self._strategy.stage)
+        self._session = self._strategy.session()
         self._prefixes.shrink(0)
         self._drafting.off = True
         self._totals.off = in_short(error)

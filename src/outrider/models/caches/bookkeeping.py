@@ -150,7 +150,7 @@ class CacheBook:
 
         Raises `ContextError`, without changes, if a row would lie outside the window.
         """
-        if segment.parents is None and self._is_chain:
+        if segment.parents is None and self._is_chain and not segment.both:
             return self._feed_chain(segment, want)
         text_end, old = len(self._text), len(self._tokens)
         unread = [] if self._fed else self._text[self._length :]
@@ -160,19 +160,20 @@ class CacheBook:
             parents = chain_parents(len(new)) + old
             parents[:1] = old - 1
         check_parents(parents, first=old)
-        tree = as_ids([*self._parents, *parents.tolist()])
+        tree, first = as_ids([*self._parents, *parents.tolist()]), old - len(unread)
         drafted = depths(tree)[old:] + self.places.at(text_end)
         start = text_end - len(unread)
         positions = np.concatenate((self.places.between(start, text_end), drafted))
         if len(positions):
             self._check_position(int(positions.max()))
         self._is_chain = self._is_chain and is_chain(tree)
+        both = old + np.flatnonzero(segment.tokens < 0) if segment.both else None
         plan = Feed(
             tokens=as_ids(unread + new),
             positions=positions,
             start=text_end + old - len(unread),
             base=text_end,
-            tree=None if self._is_chain else visible_rows(tree, old - len(unread)),
+            tree=None if self._is_chain and both is None else visible_rows(tree, first, both),
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
             axes=_with_rows(self.places.spread(start, text_end), drafted),

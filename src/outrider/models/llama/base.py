@@ -36,6 +36,7 @@ from outrider.protocols import (
     Segment,
     Segmented,
 )
+from outrider.protocols.masks import read_mask
 
 M = TypeVar("M", bound="OwnModel")
 
@@ -114,6 +115,7 @@ class OwnModel:
             num_parameters=num_parameters,
             weight_bytes=weight_bytes,
             exits=read_exits(checkpoint.path),
+            mask=read_mask(checkpoint.path, config.hidden_size),
         )
 
     # -- capabilities -----------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from outrider.cli.commands.trainings.caches import bottleneck, coprocessor, gates
+from outrider.cli.commands.trainings.denoisers import denoiser, unmasking
+from outrider.cli.commands.trainings.images import patches
 from outrider.cli.options.training import DataFolder, RunFolder, say, stoppable
 from outrider.core.errors import OptionError
 
@@ -171,6 +173,29 @@ def lud(
         train_lud(config, data=data, out=out, report=say)
 
 
+@train.command()
+def deer(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/deer/tiny.toml.")],
+    data: DataFolder = None,
+    out: RunFolder = None,
+) -> None:
+    """Train a draft model that predicts a block of masked tokens in one forward.
+
+    The target answers prompts; an ordinary draft model learns to fill masks in the answers, first
+    some of the tokens behind a cut, then all of them. Texts of the target do not change.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
+
+    For example:
+
+      outrider train deer configs/deer/tiny.toml --data data --out runs/deer
+      outrider generate "Hello" --draft runs/deer/tiny-deer --drafter deer
+    """
+    from outrider.training.deer.train import train_deer
+
+    with stoppable():
+        train_deer(config, data=data, out=out, report=say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],
@@ -327,5 +352,5 @@ def vizer(
     )
 
 
-for command in (bottleneck, gates, coprocessor):
+for command in (bottleneck, gates, coprocessor, denoiser, unmasking, patches):
     train.command()(command)

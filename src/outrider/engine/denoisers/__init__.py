@@ -1,0 +1,1 @@
+"""Masked denoisers as targets of `load`."""
