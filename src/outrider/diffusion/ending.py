@@ -1,7 +1,7 @@
 """Where an answer ends before it is complete: end-of-text prediction of Learn2PD."""
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ _SURE = 0.9
 """Probability of an end token that is predicted in two rounds, one after the other."""
 
 
+@runtime_checkable
 class Committed(Protocol):
     """What a round has committed."""
 

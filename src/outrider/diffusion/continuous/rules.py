@@ -1,7 +1,7 @@
 """Rules of acceptance for values: the exact one, and the one of the released code."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ TEMPERATURE = 42.0
 """By which the released code divides z-scores before it compares them."""
 
 
+@runtime_checkable
 class ValueRule(Protocol):
     """Decides which drafted values are kept: the counterpart of `AcceptanceRule`."""
 

@@ -6,7 +6,7 @@ number with a probability, a value is a vector with a density, and a draft of va
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -99,6 +99,7 @@ class ValueVerdict:
     bounded: Bool[Tensor, " images"]
 
 
+@runtime_checkable
 class ValueCache(Protocol):
     """What a model stores for some sequences."""
 
@@ -110,6 +111,7 @@ class ValueCache(Protocol):
 C = TypeVar("C", bound=ValueCache)
 
 
+@runtime_checkable
 class ValueModel(Protocol[C]):
     """A model of sequences of real vectors: the counterpart of `LanguageModel`.
 
