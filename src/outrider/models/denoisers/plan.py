@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from outrider.core.errors import ContextError
 from outrider.core.types import IntArray
@@ -105,7 +104,7 @@ def check_keepers(plans: Sequence[Plan]) -> None:
             raise ValueError("a reading keeps rows in a store that another reading uses")
 
 
-def _positions(name: str, given: ArrayLike, length: int) -> IntArray:
+def _positions(name: str, given: Sequence[int] | IntArray, length: int) -> IntArray:
     found = np.asarray(given, dtype=np.int64)
     if len(found) and (found[0] < 0 or found[-1] >= length):
         raise ValueError(f"{name} holds positions outside a text of {length}")
