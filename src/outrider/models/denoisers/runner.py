@@ -231,7 +231,7 @@ def _layer(
     batch: _Batch,
     config: DecoderConfig,
     take: Tensor | None,
-) -> Float[Tensor, "rows hidden"]:
+) -> Float[Tensor, "taken hidden"]:
     """Return the rows after a layer; with `take`, only those rows."""
     normed = rms_norm(hidden, weights.input_norm, config.norm_eps)
     mixed = _attention(normed, index, weights, batch, config)
