@@ -115,3 +115,20 @@ def test_of_equal_scores_the_first_are_best() -> None:
     scores = torch.tensor([0.0, 2.0, 1.0, 2.0, 1.0, 1.0, 3.0])
     assert best(scores, 4).tolist() == [1, 2, 3, 6]
     assert best(torch.zeros(400), 3).tolist() == [0, 1, 2]
+
+
+@each_runner
+def test_gathered_rows_begin_at_a_place_of_their_own_in_each_plane(runner: str) -> None:
+    own = filled(runner)
+    held, count = own.storage, len(own.planes.rows)
+    store = own._make(own.layout, 200)
+    slots = [np.array([1, 4, 5][: 1 + plane % 3]) for plane in range(count)]
+    starts = [2 + 3 * (plane % 4) for plane in range(count)]
+    with torch.inference_mode():
+        store.gather(held, starts, slots)
+    for plane, (start, taken) in enumerate(zip(starts, slots, strict=True)):
+        end = start + len(taken)
+        keys, kept = store.float_keys(plane, end)[start:], held.float_keys(plane, 8)[taken]
+        assert torch.equal(keys, kept)
+        values, kept = values_of(store, plane, end)[start:], values_of(held, plane, 8)[taken]
+        assert torch.equal(values, kept)
