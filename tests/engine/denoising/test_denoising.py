@@ -136,6 +136,7 @@ def test_left_to_right_is_the_undrafted_baseline(denoiser_folder: Path) -> None:
         ({"drafter": "lookup"}, "drafter is lookup"),
         ({"draft": "tiny"}, "draft is tiny"),
         ({"kv_policy": "snapkv"}, "kv_policy is snapkv"),
+        ({"adapter": "/nowhere"}, "adapter is /nowhere"),
         ({"guidance": 1.5}, "guidance is"),
         ({"mode": "fuzzy"}, "mode is fuzzy"),
         ({"denoising": "treshold"}, "Did you mean 'threshold'"),

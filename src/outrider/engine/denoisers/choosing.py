@@ -88,6 +88,7 @@ def _given(groups: Groups) -> Mapping[str, object]:
             ("qualifier", models.qualifier),
             ("draft", models.draft),
             ("draft_vocabulary", models.draft_vocabulary),
+            ("adapter", models.adapter),
             ("kv_policy", runtime.caching.target),
             ("draft_kv_policy", runtime.caching.drafts),
             ("selection", reading.selection),
